@@ -1,0 +1,184 @@
+"""Argument checks and their messages: one sentence that names the argument, the place, the value and what was expected.
+
+This file knows numbers, shapes and kinds of dtype ("f" floating, "i" integer, "b" boolean), never a framework.
+"""
+
+import math
+import operator
+from collections.abc import Sequence
+
+Shape = tuple[int, ...]
+
+REDUCTIONS = ("mean", "sum", "none", "sequence")
+SMOOTHINGS = ("all", "others")
+KINDS = {"f": "floating point", "i": "integer", "b": "boolean", "c": "complex"}
+
+
+def number(name: str, value: object) -> float:
+    """Return `value` as a finite float."""
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        raise TypeError(f"{name} = {value!r} is not a number")
+    try:
+        result = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} is not a single number") from None
+    if not math.isfinite(result):
+        raise ValueError(f"{name} = {result} is not finite")
+    return result
+
+
+def positive(name: str, value: object) -> float:
+    """Return `value` if it is a number above 0."""
+    result = number(name, value)
+    if result <= 0:
+        raise ValueError(f"{name} = {result:g} must be greater than 0")
+    return result
+
+
+def non_negative(name: str, value: object) -> float:
+    """Return `value` if it is a number of at least 0."""
+    result = number(name, value)
+    if result < 0:
+        raise ValueError(f"{name} = {result:g} must not be negative")
+    return result
+
+
+def fraction(name: str, value: object) -> float:
+    """Return `value` if it lies in [0, 1]."""
+    result = number(name, value)
+    if not 0 <= result <= 1:
+        raise ValueError(f"{name} = {result:g} is outside [0, 1]")
+    return result
+
+
+def count(name: str, value: object) -> int:
+    """Return `value` if it is an integer of at least 1."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} = {value!r} is not an integer")
+    result = operator.index(value)
+    if result < 1:
+        raise ValueError(f"{name} = {result} must be at least 1")
+    return result
+
+
+def log_base(base: object) -> float | None:
+    """Return the base of a logarithm, None for nats."""
+    if base is None:
+        return None
+    result = positive("base", base)
+    if result == 1:
+        raise ValueError("base = 1 has no logarithm; use 2 for bits or None for nats")
+    return result
+
+
+def choice(name: str, value: object, allowed: Sequence[str]) -> None:
+    """Refuse a name that is not one of `allowed`."""
+    if value not in allowed:
+        raise ValueError(f"{name} = {value!r} is not one of {', '.join(map(repr, allowed))}")
+
+
+def switch(name: str, value: object) -> None:
+    """Refuse anything but True, False and None."""
+    if value is not None and not isinstance(value, bool):
+        raise TypeError(f"{name} = {value!r} is not True, False or None")
+
+
+def ignore_index(value: object) -> None:
+    """Refuse an `ignore_index` that is neither an integer nor None."""
+    if value is not None and (isinstance(value, bool) or not hasattr(value, "__index__")):
+        raise TypeError(f"ignore_index = {value!r} is neither an integer nor None")
+
+
+def reduction(name: object, has_denominator: bool) -> None:
+    """Refuse an unknown reduction, or a denominator where there is nothing to divide."""
+    choice("reduction", name, REDUCTIONS)
+    if has_denominator and name != "mean":
+        raise ValueError(f'denominator goes with reduction="mean" only, not with reduction={name!r}')
+
+
+def floating(name: str, kind: str, dtype: object) -> None:
+    """Refuse what is not floating point."""
+    if kind != "f":
+        raise TypeError(f"{name} must be floating point, not {dtype}")
+
+
+def real(name: str, kind: str, dtype: object) -> None:
+    """Refuse what is not a real number (a boolean mask counts as 0 and 1)."""
+    if kind not in "fib":
+        raise TypeError(f"{name} must hold real numbers, not {dtype}")
+
+
+def class_axis(name: str, shape: Shape, at_least: int = 1) -> None:
+    """Refuse an array whose last axis cannot be a vocabulary."""
+    if not shape:
+        raise ValueError(f"{name} is a single number; its last axis must be the vocabulary")
+    if shape[-1] < at_least:
+        raise ValueError(f"{name} has shape {shape}: the last axis is the vocabulary and needs at least {at_least}")
+
+
+def same_classes(name: str, shape: Shape, other: str, other_shape: Shape) -> None:
+    """Refuse two distributions over different vocabularies."""
+    if shape[-1] != other_shape[-1]:
+        raise ValueError(
+            f"{name} has {shape[-1]} classes and {other} has {other_shape[-1]} (shapes {shape} and {other_shape})"
+        )
+
+
+def exact_shape(name: str, shape: Shape, expected: Shape, why: str) -> None:
+    """Refuse an array that has not exactly the expected shape."""
+    if shape != expected:
+        raise ValueError(f"{name} has shape {shape}; expected {expected}, {why}")
+
+
+def targets(name: str, shape: Shape, kind: str, dtype: object, logits_shape: Shape) -> bool:
+    """Return whether the targets are probabilities; refuse what is neither classes nor probabilities."""
+    if kind == "i":
+        if shape == logits_shape[:-1]:
+            return False
+        hint = f"expected {logits_shape[:-1]}, one class for each row of the logits {logits_shape}"
+        if shape == logits_shape:
+            hint += f"; pass class indices, or floating point {name} of this shape as probabilities"
+        raise ValueError(f"{name} has shape {shape}; {hint}")
+    if kind == "f":
+        if shape == logits_shape:
+            return True
+        raise TypeError(
+            f"{name} of {dtype} and shape {shape} are neither classes (integers of shape {logits_shape[:-1]}) "
+            f"nor probabilities (floating point of shape {logits_shape})"
+        )
+    raise TypeError(f"{name} must be integers (classes) or floating point (probabilities), not {dtype}")
+
+
+def place(name: str, index: Sequence[int]) -> str:
+    """Write `name[3, 17]`, or `name` alone where there is nothing to index."""
+    return f"{name}[{', '.join(str(int(i)) for i in index)}]" if len(index) else name
+
+
+def outside(name: str, index: Sequence[int], value: int, classes: int, note: str = "") -> str:
+    """Say that a class does not exist."""
+    return f"{place(name, index)} = {value} is outside [0, {classes}){note}"
+
+
+def weight(name: str, index: Sequence[int], value: float) -> str:
+    """Say that a weight is negative or not finite."""
+    return f"{place(name, index)} = {value:g} must be finite and not negative"
+
+
+def negative(name: str, index: Sequence[int], value: float) -> str:
+    """Say that a loss is negative."""
+    return f"{place(name, index)} = {value:g} is negative; the loss of a token is at least 0"
+
+
+def probability(name: str, index: Sequence[int], value: float) -> str:
+    """Say that a number is no probability."""
+    return f"{place(name, index)} = {value:g} is not a probability in [0, 1]"
+
+
+def total(name: str, index: Sequence[int], value: float, tolerance: float) -> str:
+    """Say that a row of probabilities does not sum to 1."""
+    return f"{place(name, index)} sums to {value:.6g}, not to 1 (tolerance {tolerance:g}); it is no distribution"
+
+
+def tolerance(bits: int) -> float:
+    """Return how far a distribution's sum may be from 1 in a floating-point type of so many bits."""
+    return {16: 1e-2, 32: 1e-4}.get(bits, 1e-6)

@@ -1,0 +1,39 @@
+"""The one place where an average is taken: weights, ignored tokens, denominators, reductions."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Average:
+    """How the losses of tokens become the number that is reported, in ordinary autograd on `(tokens,)`.
+
+    `weights` multiplies each token's loss, 0 where it does not count. `counts` is what the token adds to the
+    denominator of a mean. Both have the shape of the targets. `positions` is how many of the last axis's
+    positions exist for `"none"` (a causal model scores one fewer than it has).
+    """
+
+    weights: Tensor
+    counts: Tensor
+    reduction: str
+    denominator: Tensor | None = None
+    positions: int | None = None
+
+    def value(self, losses: Tensor) -> Tensor:
+        """Weigh and reduce the tokens' losses; what does not count passes no gradient, not even that of a NaN."""
+        weighted = torch.where(self.weights != 0, losses * self.weights, 0)
+        if self.reduction == "none":
+            return weighted if self.positions is None else weighted[..., : self.positions]
+        if self.reduction == "sequence":
+            return _ratio(weighted.sum(-1), self.counts.sum(-1))
+        if self.reduction == "mean":
+            return _ratio(weighted.sum(), self.counts.sum() if self.denominator is None else self.denominator)
+        return weighted.sum()
+
+
+def _ratio(total: Tensor, divisor: Tensor) -> Tensor:
+    """Return total / divisor, and 0 with zero gradient where there is nothing to divide by."""
+    some = divisor > 0
+    return torch.where(some, total / torch.where(some, divisor, 1), 0)

@@ -1,0 +1,135 @@
+"""What comes in: tensors of a known kind, whose values are looked at only where that costs no synchronisation."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+from lmloss import _checks
+
+
+def default_device() -> torch.device:
+    """Return the device to compute on: CUDA if there is one, else MPS, else the CPU.
+
+    Examples
+    --------
+    >>> import lmloss.torch as lt
+    >>> lt.default_device().type in {"cuda", "mps", "cpu"}
+    True
+    """
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def kind(tensor: Tensor) -> str:
+    """Return the kind of a tensor's dtype as `_checks` names it."""
+    if tensor.dtype.is_floating_point:
+        return "f"
+    if tensor.dtype.is_complex:
+        return "c"
+    return "b" if tensor.dtype == torch.bool else "i"
+
+
+def as_tensor(name: str, value: object) -> Tensor:
+    """Return `value`, refused unless it is a tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, not {type(value).__name__}")
+    return value
+
+
+def as_logits(name: str, value: object, at_least: int = 1) -> Tensor:
+    """Return logits `(..., V)`, refused unless floating point."""
+    tensor = as_tensor(name, value)
+    _checks.floating(name, kind(tensor), tensor.dtype)
+    _checks.class_axis(name, tuple(tensor.shape), at_least)
+    return tensor
+
+
+def loss_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype in which a loss is computed: float32 for everything narrower."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def reads_values(validate: bool | None, *tensors: Tensor | None) -> bool:
+    """Return whether values are looked at: as told, else only where nothing has to wait or be traced for it."""
+    if validate is not None:
+        return validate
+    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+    if torch.compiler.is_compiling() or tracing or _get_current_dispatch_mode() is not None:
+        return False
+    return all(t is None or (t.device.type == "cpu" and not _transformed(t)) for t in tensors)
+
+
+def _transformed(tensor: Tensor) -> bool:
+    """Return whether a torch.func transform is looking at the tensor (no public function tells)."""
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
+
+
+def as_weights(
+    name: str, value: object, shape: _checks.Shape, why: str, dtype: torch.dtype, check_values: bool
+) -> Tensor:
+    """Return weights of an exact shape as constants, refused unless finite and not negative."""
+    tensor = as_tensor(name, value).detach()
+    _checks.real(name, kind(tensor), tensor.dtype)
+    _checks.exact_shape(name, tuple(tensor.shape), shape, why)
+    if check_values:
+        refuse_first(name, tensor, ~((tensor >= 0) & torch.isfinite(tensor)), _checks.weight)
+    return tensor.to(dtype)
+
+
+def as_distribution(name: str, value: object, axes: int = 1) -> Tensor:
+    """Return probabilities over the last axes in the loss dtype, refused unless they form distributions."""
+    tensor = as_tensor(name, value)
+    _checks.real(name, kind(tensor), tensor.dtype)
+    _checks.class_axis(name, tuple(tensor.shape))
+    if tensor.ndim < axes:
+        raise ValueError(
+            f"{name} has shape {tuple(tensor.shape)}; its last {axes} axes must be those of the distribution"
+        )
+    floating = tensor if tensor.is_floating_point() else tensor.to(torch.get_default_dtype())
+    bits = torch.finfo(floating.dtype).bits
+    probs = floating.to(loss_dtype(floating.dtype))
+    if reads_values(None, probs):
+        refuse_improper(name, probs, _checks.tolerance(bits), axes=axes)
+    return probs
+
+
+def refuse_improper(
+    name: str, probs: Tensor, tolerance: float, axes: int = 1, exempt: Tensor | None = None, offset: int = 0
+) -> None:
+    """Refuse negative probabilities and sums other than 1, except in the rows that are `exempt`."""
+    over = tuple(range(-axes, 0))
+    probs = probs.detach()
+    smallest, total = probs.amin(over), probs.to(loss_dtype(probs.dtype)).sum(over)
+    exempt = torch.zeros_like(total, dtype=torch.bool) if exempt is None else exempt
+    negative = ~(smallest >= 0) & ~exempt
+    if negative.any():
+        row = _first(negative)
+        inner = _first(~(probs[row] >= 0))
+        raise ValueError(_checks.probability(name, _shift(row, offset) + inner, probs[row + inner].item()))
+    improper = ~((total - 1).abs() <= tolerance) & ~exempt
+    if improper.any():
+        row = _first(improper)
+        raise ValueError(_checks.total(name, _shift(row, offset), total[row].item(), tolerance))
+
+
+def refuse_first(
+    name: str, values: Tensor, bad: Tensor, message: Callable[..., str], offset: int = 0, **expected: Any
+) -> None:
+    """Refuse the first entry that is `bad`, by its place and value."""
+    if bad.any():
+        index = _first(bad)
+        raise ValueError(message(name, _shift(index, offset), values[index].item(), **expected))
+
+
+def _first(bad: Tensor) -> tuple[int, ...]:
+    return tuple(bad.nonzero()[0].tolist())
+
+
+def _shift(index: tuple[int, ...], offset: int) -> tuple[int, ...]:
+    return (*index[:-1], index[-1] + offset) if offset else index

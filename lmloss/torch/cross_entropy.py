@@ -1,0 +1,383 @@
+"""Cross-entropy of logits against classes or distributions, and its two namings for language models."""
+
+from dataclasses import dataclass
+from typing import TypedDict, Unpack
+
+import torch
+from torch import Tensor
+
+from lmloss import _checks
+from lmloss.torch._reduce import Average
+from lmloss.torch._rows import RowLoss, row_loss
+from lmloss.torch._tensors import (
+    as_logits,
+    as_tensor,
+    as_weights,
+    kind,
+    loss_dtype,
+    reads_values,
+    refuse_first,
+    refuse_improper,
+)
+from lmloss.torch.softmax import capped
+
+
+class CrossEntropyOptions(TypedDict, total=False):
+    """The keyword parameters of `cross_entropy`."""
+
+    ignore_index: int | None
+    class_weight: Tensor | None
+    token_weight: Tensor | None
+    label_smoothing: float
+    smoothing_over: str
+    z_loss: float
+    softcap: float | None
+    reduction: str
+    denominator: float | Tensor | None
+    validate: bool | None
+
+
+@row_loss
+def cross_entropy(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    ignore_index: int | None = -100,
+    class_weight: Tensor | None = None,
+    token_weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    smoothing_over: str = "all",
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    reduction: str = "mean",
+    denominator: float | Tensor | None = None,
+    validate: bool | None = None,
+) -> RowLoss:
+    r"""Compute the cross-entropy of logits against target classes or target distributions.
+
+    With :math:`q = \operatorname{softmax}(z)` and :math:`z` the logits (soft-capped, if a cap is given), a token whose
+    target distribution is :math:`t` (one-hot for a target class) costs
+
+    .. math:: \ell = -\sum_j w_j \, t'_j \log q_j + \zeta \, w_y \operatorname{logsumexp}(z)^2
+
+    where :math:`t'` is :math:`t` smoothed, :math:`w_j` the class weights (1 by default) and :math:`\zeta` is `z_loss`.
+
+    Parameters
+    ----------
+    logits : Tensor, shape (..., V)
+        Floating point, on any device. A ``-inf`` is a class of probability 0 and costs nothing unless it is the target.
+    targets : Tensor
+        Classes, shape (...) of any integer dtype, or probabilities, shape (..., V) and floating point (constants: no
+        gradient flows to them).
+    ignore_index : int or None
+        Tokens with this target cost exactly 0 and do not count; None ignores nothing.
+    class_weight : Tensor, shape (V,), optional
+        Weight of each class, at least 0.
+    token_weight : Tensor, shape (...), optional
+        Weight of each token, at least 0; a boolean mask will do.
+    label_smoothing : float
+        :math:`\varepsilon` in [0, 1], the target mass that is spread.
+    smoothing_over : {"all", "others"}
+        Spread it over all V classes, :math:`t' = (1-\varepsilon) t + \varepsilon/V` (PyTorch, Szegedy et al.), or over
+        the others, :math:`t' = (1-\varepsilon) t + \varepsilon (1-t)/(V-1)` (tensor2tensor).
+    z_loss : float
+        :math:`\zeta`, the price of a squared log-partition far from 0.
+    softcap : float, optional
+        Squash the logits to :math:`c \tanh(z/c)` first.
+    reduction : {"mean", "sum", "none", "sequence"}
+        ``"mean"`` divides by the sum of the tokens' weights (token times class weight), ``"sequence"`` does so over
+        the last axis of the targets alone, ``"none"`` returns each token's weighted loss.
+    denominator : float or Tensor, optional
+        Divide the sum by this instead: with ``reduction="mean"``, the number of tokens of a whole step.
+    validate : bool, optional
+        Whether to look at the values of targets and weights. By default that is done on the CPU only, where it costs
+        no synchronisation, and never under compilation, tracing or `torch.func`.
+
+    Returns
+    -------
+    Tensor
+        In nats; float64 for float64 logits, float32 for narrower ones. 0.0 where there is nothing to average.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong kind, shape or value; the message names it.
+
+    Examples
+    --------
+    >>> import torch, lmloss.torch as lt
+    >>> logits = torch.tensor([[0.1, 0.7, 0.1, 0.1], [0.4, 0.2, 0.3, 0.1]]).log().requires_grad_()
+    >>> lt.cross_entropy(logits, torch.tensor([1, 1]), reduction="none").detach()
+    tensor([0.3567, 1.6094])
+    >>> lt.cross_entropy(logits, torch.tensor([1, -100])).backward()
+    >>> logits.grad
+    tensor([[ 0.1000, -0.3000,  0.1000,  0.1000],
+            [ 0.0000,  0.0000,  0.0000,  0.0000]])
+
+    References
+    ----------
+    Goodfellow, Bengio & Courville, *Deep Learning* (2016), section 6.2.2.3; smoothing: Szegedy et al. (2016),
+    section 7; z-loss: Chowdhery et al., arXiv:2204.02311 (2022), section 5; soft-capping: arXiv:2408.00118, section 2.
+    """
+    return _describe(
+        "targets",
+        logits,
+        targets,
+        ignore_index=ignore_index,
+        class_weight=class_weight,
+        token_weight=token_weight,
+        label_smoothing=label_smoothing,
+        smoothing_over=smoothing_over,
+        z_loss=z_loss,
+        softcap=softcap,
+        reduction=reduction,
+        denominator=denominator,
+        validate=validate,
+    )
+
+
+@row_loss(options_of=cross_entropy)
+def causal_lm_loss(logits: Tensor, labels: Tensor, **options: Unpack[CrossEntropyOptions]) -> RowLoss:
+    r"""Compute the next-token loss: position t's logits are scored on label t + 1.
+
+    .. math:: \ell_t = -\log \operatorname{softmax}(z_t)_{y_{t+1}}, \qquad t = 1, \dots, T - 1
+
+    The logits are neither copied nor sliced for the shift. The first label of a sequence is never read.
+
+    Parameters
+    ----------
+    logits : Tensor, shape (..., T, V)
+        Floating point, on any device.
+    labels : Tensor, shape (..., T)
+        The token ids themselves, not shifted; or probabilities, shape (..., T, V).
+    **options
+        Every keyword of `cross_entropy`. `token_weight` has the labels' shape and is read at the label that is scored.
+
+    Returns
+    -------
+    Tensor
+        As `cross_entropy`; ``"none"`` has T - 1 positions.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `cross_entropy`; indices in messages are those of `labels`.
+
+    Examples
+    --------
+    >>> import torch, lmloss.torch as lt
+    >>> lt.causal_lm_loss(torch.zeros(1, 4, 50257), torch.tensor([[464, 3797, 3332, 319]]), reduction="none")
+    tensor([[10.8249, 10.8249, 10.8249]])
+
+    References
+    ----------
+    Bengio, Ducharme, Vincent & Jauvin, "A neural probabilistic language model", JMLR 3 (2003), section 2.
+    """
+    return _describe("labels", logits, labels, shift=True, **options)
+
+
+@row_loss(options_of=cross_entropy)
+def masked_lm_loss(logits: Tensor, labels: Tensor, **options: Unpack[CrossEntropyOptions]) -> RowLoss:
+    r"""Compute the masked language modelling loss: the cross-entropy where labels are not `ignore_index`.
+
+    .. math:: \ell_t = -\log \operatorname{softmax}(z_t)_{y_t} \quad \text{for } y_t \ne \mathtt{ignore\_index}
+
+    Parameters
+    ----------
+    logits : Tensor, shape (..., T, V)
+        Floating point, on any device.
+    labels : Tensor, shape (..., T)
+        The original ids at the selected positions, `ignore_index` elsewhere.
+    **options
+        Every keyword of `cross_entropy`.
+
+    Returns
+    -------
+    Tensor
+        As `cross_entropy`; 0.0 where nothing was selected.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `cross_entropy`.
+
+    Examples
+    --------
+    >>> import torch, lmloss.torch as lt
+    >>> lt.masked_lm_loss(torch.zeros(1, 3, 8), torch.tensor([[-100, 5, -100]]))  # log 8
+    tensor(2.0794)
+
+    References
+    ----------
+    Devlin et al., "BERT: Pre-training of deep bidirectional transformers", NAACL (2019), section 3.1.
+    """
+    return _describe("labels", logits, labels, **options)
+
+
+def _describe(
+    name: str,
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    shift: bool = False,
+    ignore_index: int | None = -100,
+    class_weight: Tensor | None = None,
+    token_weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    smoothing_over: str = "all",
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    reduction: str = "mean",
+    denominator: float | Tensor | None = None,
+    validate: bool | None = None,
+) -> RowLoss:
+    """Check the arguments and describe the loss; with `shift`, row t is scored on target t + 1."""
+    label_smoothing = _checks.fraction("label_smoothing", label_smoothing)
+    _checks.choice("smoothing_over", smoothing_over, _checks.SMOOTHINGS)
+    z_loss = _checks.non_negative("z_loss", z_loss)
+    softcap = None if softcap is None else _checks.positive("softcap", softcap)
+    _checks.ignore_index(ignore_index)
+    _checks.reduction(reduction, denominator is not None)
+    _checks.switch("validate", validate)
+
+    z = as_logits("logits", logits, at_least=2 if label_smoothing > 0 and smoothing_over == "others" else 1)
+    y = as_tensor(name, targets).detach()
+    soft = _checks.targets(name, tuple(y.shape), kind(y), y.dtype, tuple(z.shape))
+    shape, classes, compute = tuple(z.shape[:-1]), z.shape[-1], loss_dtype(z.dtype)
+    if not shape and (shift or reduction == "sequence"):
+        raise ValueError(f"{name} is a single target; a sequence needs an axis of positions")
+    check_values = reads_values(validate, z, y, token_weight, class_weight)
+    weights = torch.ones(shape, dtype=compute, device=z.device)
+    if token_weight is not None:
+        why = f"one weight for each of the {name}"
+        weights = as_weights("token_weight", token_weight, shape, why, compute, check_values)
+    if class_weight is not None:
+        why = "one weight for each class"
+        class_weight = as_weights("class_weight", class_weight, (classes,), why, compute, check_values)
+    last = torch.zeros(shape, dtype=torch.bool, device=z.device)
+    if shift:  # a roll of the small tensors, so that the large one stays where it is
+        y, weights = y.roll(-1, dims=len(shape) - 1), weights.roll(-1, dims=-1)
+        last[..., -1:] = True
+        weights = torch.where(last, 0, weights)
+
+    counts = weights
+    if soft:
+        if check_values:
+            limit = _checks.tolerance(torch.finfo(y.dtype).bits)
+            refuse_improper(name, y, limit, exempt=weights == 0, offset=int(shift))
+    else:
+        y = y.to(torch.int64)
+        ignored = last if ignore_index is None else last | (y == ignore_index)
+        if check_values:
+            bad = ((y < 0) | (y >= classes)) & ~ignored
+            note = f"; ignore_index is {ignore_index}"
+            refuse_first(name, y, bad, _checks.outside, offset=int(shift), classes=classes, note=note)
+        y = torch.where(ignored, 0, y)
+        weights = counts = torch.where(ignored, 0, weights)
+        if class_weight is not None:
+            counts = weights * class_weight[y]
+            # Where nothing is smoothed, a class of weight 0 leaves nothing to pay.
+            weights = weights if label_smoothing > 0 else torch.where(counts == 0, 0, weights)
+
+    kernel = _CrossEntropy(label_smoothing, smoothing_over == "others", z_loss, softcap)
+    positions = max(shape[-1] - 1, 0) if shift else None
+    divisor = None if denominator is None else _denominator(denominator, z, validate)
+    average = Average(weights, counts, reduction, divisor, positions)
+    return RowLoss(kernel, z, () if class_weight is None else (class_weight,), (y,), average)
+
+
+def _denominator(denominator: float | Tensor, logits: Tensor, validate: bool | None) -> Tensor:
+    if not isinstance(denominator, Tensor) or reads_values(validate, denominator):
+        _checks.non_negative("denominator", denominator)
+    if isinstance(denominator, Tensor):
+        _checks.exact_shape("denominator", tuple(denominator.shape), (), "a single number")
+        denominator = denominator.detach()
+    return torch.as_tensor(denominator, dtype=loss_dtype(logits.dtype), device=logits.device)
+
+
+@dataclass(frozen=True)
+class _CrossEntropy:
+    """The row kernel: with s = z - max z and S = sum exp s, -log q_j = log S - s_j, summed with the targets' masses."""
+
+    label_smoothing: float
+    over_others: bool
+    z_loss: float
+    cap: float | None
+
+    def losses(self, z: Tensor, shared: tuple[Tensor, ...], rows: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        z = z if self.cap is None else capped(z, self.cap)
+        top = z.amax(-1)
+        total = (z - top[:, None]).exp_().sum(-1)
+        log_total = total.log()
+        if rows[0].ndim == 1 and self.label_smoothing == 0:
+            losses = log_total - (z.gather(1, rows[0][:, None])[:, 0] - top)
+            if shared:
+                losses *= shared[0][rows[0]]
+        else:
+            surprisals = log_total[:, None] - (z - top[:, None])
+            mass = self._mass(z, shared, rows[0])
+            losses = (surprisals.mul_(mass).masked_fill_(mass == 0, 0)).sum(-1)
+        if self.z_loss:
+            losses += self.z_loss * self._row_weight(shared, rows[0], total) * (top + log_total) ** 2
+        return losses, torch.stack((top, total), dim=-1)
+
+    def slopes(
+        self, z: Tensor, kept: Tensor, shared: tuple[Tensor, ...], rows: tuple[Tensor, ...], scale: Tensor, out: Tensor
+    ) -> None:
+        """d loss / d z_j = (sum of masses + 2 zeta w lse) q_j - mass_j, and through the cap 1 - tanh^2."""
+        target = rows[0]
+        z = z if self.cap is None else capped(z, self.cap)
+        top, total = kept.unbind(-1)
+        row_weight = self._row_weight(shared, target, total)
+        hard = target.ndim == 1 and self.label_smoothing == 0
+        mass = row_weight[:, None] if hard else self._mass(z, shared, target)
+        factor = mass.sum(-1)
+        if self.z_loss:
+            factor = factor + 2 * self.z_loss * row_weight * (top + total.log())
+        torch.sub(z, top[:, None], out=out)
+        out.exp_().mul_((factor * scale / total)[:, None])
+        if hard:
+            pull = torch.where(z.gather(1, target[:, None]) == -torch.inf, 0, mass * scale[:, None])
+            out.scatter_add_(1, target[:, None], -pull)
+        else:
+            out.sub_((mass * scale[:, None]).masked_fill_(z == -torch.inf, 0))
+        if self.cap is not None:
+            out.mul_((1 - (z / self.cap) ** 2).masked_fill_(z == -torch.inf, 0))
+
+    def plain(self, z: Tensor, shared: tuple[Tensor, ...], rows: tuple[Tensor, ...]) -> Tensor:
+        target = rows[0]
+        z = z if self.cap is None else capped(z, self.cap)
+        z = torch.where(z == -torch.inf, -torch.inf, z)  # cuts the gradient there: a class that cannot win or lose
+        log_probs = torch.log_softmax(z, dim=-1)
+        if target.ndim == z.ndim - 1 and self.label_smoothing == 0:
+            losses = -log_probs.gather(-1, target[..., None])[..., 0]
+            losses = losses * self._row_weight(shared, target, losses)
+        else:
+            mass = self._mass(z, shared, target)
+            losses = -(mass * torch.where(mass == 0, 0, log_probs)).sum(-1)
+        if self.z_loss:
+            log_partition = torch.logsumexp(z, dim=-1)
+            losses = losses + self.z_loss * self._row_weight(shared, target, losses) * log_partition**2
+        return losses
+
+    def _row_weight(self, shared: tuple[Tensor, ...], target: Tensor, like: Tensor) -> Tensor:
+        """Return w_y, the weight of each row's target class; 1 where there is none."""
+        if shared and not target.is_floating_point():
+            return shared[0][target]
+        return torch.ones_like(like)
+
+    def _mass(self, z: Tensor, shared: tuple[Tensor, ...], target: Tensor) -> Tensor:
+        """Return w_j t'_j for each class; a class of probability 0 has none unless it is a target."""
+        classes = z.shape[-1]
+        if target.is_floating_point():
+            true = target.to(z.dtype)
+        else:
+            true = torch.zeros_like(z).scatter(-1, target[..., None], 1)
+        mass = (1 - self.label_smoothing) * true
+        if self.over_others:
+            mass = mass + self.label_smoothing / max(classes - 1, 1) * (1 - true)
+        else:
+            mass = mass + self.label_smoothing / classes
+        if shared:
+            mass = mass * shared[0]
+        return torch.where((z == -torch.inf) & (true == 0), 0, mass)
