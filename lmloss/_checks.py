@@ -16,15 +16,16 @@ KINDS = {"f": "floating point", "i": "integer", "b": "boolean", "c": "complex"}
 
 def number(name: str, value: object) -> float:
     """Return `value` as a finite float."""
-    if isinstance(value, bool) or not hasattr(value, "__float__"):
+    if isinstance(value, bool | str):
         raise TypeError(f"{name} = {value!r} is not a number")
-    try:
-        result = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} is not a single number") from None
-    if not math.isfinite(result):
-        raise ValueError(f"{name} = {result} is not finite")
-    return result
+    if not isinstance(value, int | float):  # a NumPy or PyTorch scalar
+        try:
+            value = float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"{name} must be a single number, not {type(value).__name__}") from None
+    if not -math.inf < value < math.inf:
+        raise ValueError(f"{name} = {value} is not finite")
+    return value
 
 
 def positive(name: str, value: object) -> float:
@@ -124,6 +125,12 @@ def same_classes(name: str, shape: Shape, other: str, other_shape: Shape) -> Non
         )
 
 
+def same_device(name: str, device: object, logits_device: object) -> None:
+    """Refuse an argument that lives elsewhere than the logits."""
+    if device != logits_device:
+        raise ValueError(f"{name} is on {device} and logits on {logits_device}; move one of them")
+
+
 def exact_shape(name: str, shape: Shape, expected: Shape, why: str) -> None:
     """Refuse an array that has not exactly the expected shape."""
     if shape != expected:
@@ -164,9 +171,9 @@ def weight(name: str, index: Sequence[int], value: float) -> str:
     return f"{place(name, index)} = {value:g} must be finite and not negative"
 
 
-def negative(name: str, index: Sequence[int], value: float) -> str:
-    """Say that a loss is negative."""
-    return f"{place(name, index)} = {value:g} is negative; the loss of a token is at least 0"
+def loss(name: str, index: Sequence[int], value: float) -> str:
+    """Say that a loss is negative or undefined."""
+    return f"{place(name, index)} = {value:g} is no loss; the loss of a token is at least 0"
 
 
 def probability(name: str, index: Sequence[int], value: float) -> str:

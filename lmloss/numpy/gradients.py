@@ -1,5 +1,6 @@
 """Gradients in closed form, the check that they are right, and a loss that remembers what its backward pass needs."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -138,6 +139,7 @@ class CrossEntropyLoss:
     """
 
     def __init__(self, ignore_index: int | None = -100, reduction: str = "mean", **options: Any) -> None:
+        inspect.signature(cross_entropy).bind(None, None, **options)  # an unknown option is refused here, not later
         self.options = {"ignore_index": ignore_index, "reduction": reduction, **options}
         self._described: RowLoss | None = None
 

@@ -28,7 +28,7 @@ def perplexity(mean_nll: ArrayLike) -> Any:
     Raises
     ------
     ValueError
-        If a loss is negative.
+        If a loss is negative or NaN.
 
     Examples
     --------
@@ -66,7 +66,7 @@ def bits_per_byte(total_nll: ArrayLike, num_bytes: float) -> Any:
     Raises
     ------
     ValueError
-        If a loss is negative or the number of bytes not above 0.
+        If a loss is negative or NaN, or the number of bytes not above 0.
 
     Examples
     --------
@@ -198,5 +198,5 @@ def _losses(name: str, values: ArrayLike) -> Any:
     array = np.asarray(values)
     _checks.real(name, kind(array), array.dtype)
     losses = array.astype(loss_dtype(array.dtype), copy=False)
-    refuse_first(name, losses, losses < 0, _checks.negative)
+    refuse_first(name, losses, ~(losses >= 0), _checks.loss)
     return losses

@@ -242,6 +242,9 @@ def _describe(
 
     z = as_logits("logits", logits, at_least=2 if label_smoothing > 0 and smoothing_over == "others" else 1)
     y = as_tensor(name, targets).detach()
+    for argument, tensor in ((name, y), ("token_weight", token_weight), ("class_weight", class_weight)):
+        if isinstance(tensor, Tensor):
+            _checks.same_device(argument, tensor.device, z.device)
     soft = _checks.targets(name, tuple(y.shape), kind(y), y.dtype, tuple(z.shape))
     shape, classes, compute = tuple(z.shape[:-1]), z.shape[-1], loss_dtype(z.dtype)
     if not shape and (shift or reduction == "sequence"):

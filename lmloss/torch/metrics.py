@@ -28,7 +28,7 @@ def perplexity(mean_nll: float | Tensor) -> Tensor:
     Raises
     ------
     ValueError
-        If a loss is negative.
+        If a loss is negative or NaN.
 
     Examples
     --------
@@ -64,7 +64,7 @@ def bits_per_byte(total_nll: float | Tensor, num_bytes: float) -> Tensor:
     Raises
     ------
     ValueError
-        If a loss is negative or the number of bytes not above 0.
+        If a loss is negative or NaN, or the number of bytes not above 0.
 
     Examples
     --------
@@ -194,10 +194,10 @@ def expected_calibration_error(probs: Tensor, targets: Tensor, *, bins: int = 15
 
 
 def _losses(name: str, values: float | Tensor) -> Tensor:
-    tensor = values if isinstance(values, Tensor) else torch.tensor(_checks.number(name, values))
+    tensor = values if isinstance(values, Tensor) else torch.tensor(values)
     _checks.real(name, kind(tensor), tensor.dtype)
     floating = tensor if tensor.is_floating_point() else tensor.to(torch.get_default_dtype())
     losses = floating.to(loss_dtype(floating.dtype))
     if reads_values(None, losses):
-        refuse_first(name, losses, losses < 0, _checks.negative)
+        refuse_first(name, losses, ~(losses >= 0), _checks.loss)
     return losses

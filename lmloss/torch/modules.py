@@ -1,5 +1,6 @@
 """Losses as `torch.nn.Module`s: options held once, called in a training loop."""
 
+import inspect
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,11 +15,13 @@ class CrossEntropyLoss(nn.Module):
 
     Parameters
     ----------
-    class_weight : Tensor, shape (V,), optional
-        Moves with the module's device and is part of its state.
+    ignore_index : int or None
+        Targets that cost nothing.
+    reduction : {"mean", "sum", "none", "sequence"}
+        How tokens are averaged.
     **options
-        Every other keyword of `cross_entropy`; those that change from step to step (`token_weight`, `denominator`) can
-        be given to the call instead.
+        Every other keyword of `cross_entropy`. `class_weight` moves with the module's device and is part of its state;
+        what changes from step to step (`token_weight`, `denominator`) can be given to the call instead.
 
     Examples
     --------
@@ -30,10 +33,11 @@ class CrossEntropyLoss(nn.Module):
 
     class_weight: Tensor | None
 
-    def __init__(self, *, class_weight: Tensor | None = None, **options: Any) -> None:
+    def __init__(self, ignore_index: int | None = -100, reduction: str = "mean", **options: Any) -> None:
         super().__init__()
-        self.register_buffer("class_weight", class_weight)
-        self.options = options
+        inspect.signature(cross_entropy).bind(None, None, **options)  # an unknown option is refused here, not later
+        self.register_buffer("class_weight", options.pop("class_weight", None))
+        self.options = {"ignore_index": ignore_index, "reduction": reduction, **options}
 
     def forward(self, logits: Tensor, targets: Tensor, **options: Any) -> Tensor:
         """Return the loss of `logits` `(..., V)` on `targets`; options given here win over those of the module."""

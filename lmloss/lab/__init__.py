@@ -1,0 +1,65 @@
+"""What the book's notebooks stand on: a known language, real text, a real model, figures and exercise checks.
+
+`check`, `known_language` and `VOCAB` need NumPy only. The rest needs the ``[book]`` extra and is imported when used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import lmloss.lab.figures as figures
+    from lmloss.lab.exercises import check as check
+    from lmloss.lab.language import VOCAB as VOCAB
+    from lmloss.lab.language import KnownLanguage as KnownLanguage
+    from lmloss.lab.language import known_language as known_language
+    from lmloss.lab.pretrained import SmolLM2 as SmolLM2
+    from lmloss.lab.pretrained import smollm2 as smollm2
+    from lmloss.lab.text import Tokenizer as Tokenizer
+    from lmloss.lab.text import batches as batches
+    from lmloss.lab.text import bpe_tokenizer as bpe_tokenizer
+    from lmloss.lab.text import byte_tokenizer as byte_tokenizer
+    from lmloss.lab.text import real_text as real_text
+    from lmloss.lab.text import word_tokenizer as word_tokenizer
+
+__all__ = [
+    "VOCAB",
+    "KnownLanguage",
+    "SmolLM2",
+    "Tokenizer",
+    "batches",
+    "bpe_tokenizer",
+    "byte_tokenizer",
+    "check",
+    "figures",
+    "known_language",
+    "real_text",
+    "smollm2",
+    "word_tokenizer",
+]
+
+_MODULES = {
+    "VOCAB": "language",
+    "KnownLanguage": "language",
+    "SmolLM2": "pretrained",
+    "Tokenizer": "text",
+    "batches": "text",
+    "bpe_tokenizer": "text",
+    "byte_tokenizer": "text",
+    "check": "exercises",
+    "known_language": "language",
+    "real_text": "text",
+    "smollm2": "pretrained",
+    "word_tokenizer": "text",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "figures":
+        return import_module("lmloss.lab.figures")
+    if name in _MODULES:
+        return getattr(import_module(f"lmloss.lab.{_MODULES[name]}"), name)
+    raise AttributeError(f"module 'lmloss.lab' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
