@@ -32,7 +32,7 @@ def positive(name: str, value: object) -> float:
     """Return `value` if it is a number above 0."""
     result = number(name, value)
     if result <= 0:
-        raise ValueError(f"{name} = {result:g} must be greater than 0")
+        raise ValueError(f"{name} = {result!r} must be greater than 0")
     return result
 
 
@@ -40,7 +40,7 @@ def non_negative(name: str, value: object) -> float:
     """Return `value` if it is a number of at least 0."""
     result = number(name, value)
     if result < 0:
-        raise ValueError(f"{name} = {result:g} must not be negative")
+        raise ValueError(f"{name} = {result!r} must not be negative")
     return result
 
 
@@ -48,7 +48,7 @@ def fraction(name: str, value: object) -> float:
     """Return `value` if it lies in [0, 1]."""
     result = number(name, value)
     if not 0 <= result <= 1:
-        raise ValueError(f"{name} = {result:g} is outside [0, 1]")
+        raise ValueError(f"{name} = {result!r} is outside [0, 1]")
     return result
 
 
@@ -168,22 +168,22 @@ def outside(name: str, index: Sequence[int], value: int, classes: int, note: str
 
 def weight(name: str, index: Sequence[int], value: float) -> str:
     """Say that a weight is negative or not finite."""
-    return f"{place(name, index)} = {value:g} must be finite and not negative"
+    return f"{place(name, index)} = {value!r} must be finite and not negative"
 
 
 def loss(name: str, index: Sequence[int], value: float) -> str:
     """Say that a loss is negative or undefined."""
-    return f"{place(name, index)} = {value:g} is no loss; the loss of a token is at least 0"
+    return f"{place(name, index)} = {value!r} is no loss; the loss of a token is at least 0"
 
 
 def probability(name: str, index: Sequence[int], value: float) -> str:
     """Say that a number is no probability."""
-    return f"{place(name, index)} = {value:g} is not a probability in [0, 1]"
+    return f"{place(name, index)} = {value!r} is not a probability in [0, 1]"
 
 
 def total(name: str, index: Sequence[int], value: float, tolerance: float) -> str:
     """Say that a row of probabilities does not sum to 1."""
-    return f"{place(name, index)} sums to {value:.6g}, not to 1 (tolerance {tolerance:g}); it is no distribution"
+    return f"{place(name, index)} sums to {value!r}, not to 1 (tolerance {tolerance:g}); it is no distribution"
 
 
 def tolerance(bits: int) -> float:

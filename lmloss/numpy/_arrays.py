@@ -63,12 +63,12 @@ def refuse_improper(
     if negative.any():
         row = tuple(np.argwhere(negative)[0])
         inner = tuple(np.argwhere(~(probs[row] >= 0))[0])
-        raise ValueError(_checks.probability(name, _shift(row, offset) + inner, probs[row + inner]))
+        raise ValueError(_checks.probability(name, _shift(row, offset) + inner, probs[row + inner].item()))
     with np.errstate(invalid="ignore"):
         improper = ~(np.abs(total - 1) <= tolerance) & counted
     if improper.any():
         row = tuple(np.argwhere(improper)[0])
-        raise ValueError(_checks.total(name, _shift(row, offset), total[row], tolerance))
+        raise ValueError(_checks.total(name, _shift(row, offset), total[row].item(), tolerance))
 
 
 def refuse_first(name: str, values: Array, bad: Array, message: Any, offset: int = 0, **expected: Any) -> None:

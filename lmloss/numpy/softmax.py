@@ -119,7 +119,8 @@ def log_softmax(logits: ArrayLike, *, temperature: float = 1.0) -> Array:
     Numerical Analysis 41 (2021).
     """
     shifted, total, dtype = _exponentials(logits, temperature)
-    return np.asarray(shifted - np.log(total), dtype)
+    with np.errstate(over="ignore"):  # what float16 cannot hold is -inf there
+        return np.asarray(shifted - np.log(total), dtype)
 
 
 def softcap(logits: ArrayLike, cap: float) -> Array:
@@ -156,7 +157,8 @@ def softcap(logits: ArrayLike, cap: float) -> Array:
     """
     cap = _checks.positive("cap", cap)
     array = as_logits("logits", logits)
-    return capped(array.astype(loss_dtype(array.dtype), copy=False), cap).astype(array.dtype, copy=False)
+    with np.errstate(over="ignore"):
+        return capped(array.astype(loss_dtype(array.dtype), copy=False), cap).astype(array.dtype, copy=False)
 
 
 def capped(logits: Array, cap: float) -> Array:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lmloss.torch._reduce import Average
-from lmloss.torch._tensors import loss_dtype, reads_values
+from lmloss.torch._tensors import loss_dtype, reads_values, transformed
 
 BLOCK_ELEMENTS = 1 << 19  # 2 MB in float32: a block stays in the cache between its passes
 DEVICE_BLOCK_ELEMENTS = 1 << 26  # an accelerator wants many rows at once
@@ -94,7 +94,7 @@ class _Walk(torch.autograd.Function):
         logits, alive, kept, *tensors = ctx.saved_tensors
         shared, rows = tuple(tensors[: ctx.num_shared]), tuple(tensors[ctx.num_shared :])
         rest = (None,) * (1 + len(tensors))
-        if torch.is_grad_enabled():  # somebody will differentiate this gradient
+        if torch.is_grad_enabled() or transformed(scale):  # this gradient will be differentiated, or mapped over
             pull = torch.func.vjp(lambda z: _plain(ctx.kernel, z, alive, shared, rows), logits)[1]
             return None, None, pull(scale)[0], *rest
         gradient = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)

@@ -62,12 +62,16 @@ def reads_values(validate: bool | None, *tensors: Tensor | None) -> bool:
     tracing = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
     if torch.compiler.is_compiling() or tracing or _get_current_dispatch_mode() is not None:
         return False
-    return all(t is None or (t.device.type == "cpu" and not _transformed(t)) for t in tensors)
+    return all(t is None or (t.device.type == "cpu" and not transformed(t)) for t in tensors)
 
 
-def _transformed(tensor: Tensor) -> bool:
-    """Return whether a torch.func transform is looking at the tensor (no public function tells)."""
-    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
+def transformed(tensor: Tensor) -> bool:
+    """Return whether the tensor is a transform's wrapper, which has no values of its own to read or write.
+
+    Wrapped are the arguments of `torch.func`'s transforms and the gradients of `is_grads_batched=True`; no public
+    function tells either.
+    """
+    return torch._C._functorch.is_functorch_wrapped_tensor(tensor) or not torch._C._has_storage(tensor)
 
 
 def as_weights(

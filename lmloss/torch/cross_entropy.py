@@ -243,8 +243,8 @@ def _describe(
     z = as_logits("logits", logits, at_least=2 if label_smoothing > 0 and smoothing_over == "others" else 1)
     y = as_tensor(name, targets).detach()
     for argument, tensor in ((name, y), ("token_weight", token_weight), ("class_weight", class_weight)):
-        if isinstance(tensor, Tensor):
-            _checks.same_device(argument, tensor.device, z.device)
+        if tensor is not None:
+            _checks.same_device(argument, as_tensor(argument, tensor).device, z.device)
     soft = _checks.targets(name, tuple(y.shape), kind(y), y.dtype, tuple(z.shape))
     shape, classes, compute = tuple(z.shape[:-1]), z.shape[-1], loss_dtype(z.dtype)
     if not shape and (shift or reduction == "sequence"):
@@ -269,12 +269,14 @@ def _describe(
             limit = _checks.tolerance(torch.finfo(y.dtype).bits)
             refuse_improper(name, y, limit, exempt=weights == 0, offset=int(shift))
     else:
-        y = y.to(torch.int64)
+        given, y = y, y.to(torch.int64)
+        if given.dtype == torch.uint64:  # what int64 cannot hold is no class, and no ignored one
+            y = torch.where(y < 0, torch.iinfo(torch.int64).max, y)
         ignored = last if ignore_index is None else last | (y == ignore_index)
         if check_values:
             bad = ((y < 0) | (y >= classes)) & ~ignored
             note = f"; ignore_index is {ignore_index}"
-            refuse_first(name, y, bad, _checks.outside, offset=int(shift), classes=classes, note=note)
+            refuse_first(name, given, bad, _checks.outside, offset=int(shift), classes=classes, note=note)
         y = torch.where(ignored, 0, y)
         weights = counts = torch.where(ignored, 0, weights)
         if class_weight is not None:
