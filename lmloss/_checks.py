@@ -183,7 +183,7 @@ def probability(name: str, index: Sequence[int], value: float) -> str:
 
 def total(name: str, index: Sequence[int], value: float, tolerance: float) -> str:
     """Say that a row of probabilities does not sum to 1."""
-    return f"{place(name, index)} sums to {value!r}, not to 1 (tolerance {tolerance:g}); it is no distribution"
+    return f"{place(name, index)} sums to {value:.9g}, not to 1 (tolerance {tolerance:g}); it is no distribution"
 
 
 def tolerance(bits: int) -> float:
