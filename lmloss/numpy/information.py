@@ -51,7 +51,7 @@ def surprisal(p: ArrayLike, *, base: float | None = None) -> Any:
     probs = array.astype(loss_dtype(array.dtype), copy=False)
     refuse_first("p", probs, ~((probs >= 0) & (probs <= 1)), _checks.probability)
     with np.errstate(divide="ignore"):
-        return (0.0 - np.log(probs)) / unit
+        return _in_unit(-np.log(probs), unit, probs.dtype)
 
 
 def entropy(p: ArrayLike, *, base: float | None = None) -> Any:
@@ -88,7 +88,7 @@ def entropy(p: ArrayLike, *, base: float | None = None) -> Any:
     """
     unit = _unit(base)
     probs = as_distribution("p", p)
-    return (0.0 - _expected_log(probs, probs)) / unit
+    return _in_unit(-_expected_log(probs, probs), unit, probs.dtype)
 
 
 def cross_entropy_probs(p: ArrayLike, q: ArrayLike, *, base: float | None = None) -> Any:
@@ -125,7 +125,7 @@ def cross_entropy_probs(p: ArrayLike, q: ArrayLike, *, base: float | None = None
     """
     unit = _unit(base)
     probs, model = _pair(p, q)
-    return (0.0 - _expected_log(probs, model)) / unit
+    return _in_unit(-_expected_log(probs, model), unit, np.result_type(probs, model))
 
 
 def kl_divergence(p: ArrayLike, q: ArrayLike, *, base: float | None = None) -> Any:
@@ -163,7 +163,8 @@ def kl_divergence(p: ArrayLike, q: ArrayLike, *, base: float | None = None) -> A
     Cover & Thomas, *Elements of Information Theory*, 2nd edition (2006), equation 2.26 and example 2.3.1.
     """
     unit = _unit(base)
-    return _relative_entropy(*_pair(p, q)) / unit
+    probs, model = _pair(p, q)
+    return _in_unit(_relative_entropy(probs, model), unit, np.result_type(probs, model))
 
 
 def js_divergence(p: ArrayLike, q: ArrayLike, *, base: float | None = None) -> Any:
@@ -202,7 +203,8 @@ def js_divergence(p: ArrayLike, q: ArrayLike, *, base: float | None = None) -> A
     unit = _unit(base)
     first, second = _pair(p, q)
     mixture = (first + second) / 2
-    return (_relative_entropy(first, mixture) + _relative_entropy(second, mixture)) / 2 / unit
+    halves = _relative_entropy(first, mixture) + _relative_entropy(second, mixture)
+    return _in_unit(halves / 2, unit, mixture.dtype)
 
 
 def mutual_information(joint: ArrayLike, *, base: float | None = None) -> Any:
@@ -242,12 +244,17 @@ def mutual_information(joint: ArrayLike, *, base: float | None = None) -> Any:
     rows, columns = probs.sum(axis=-1, keepdims=True), probs.sum(axis=-2, keepdims=True)
     with np.errstate(divide="ignore", invalid="ignore"):
         terms = probs * (np.log(probs) - np.log(rows) - np.log(columns))
-    return np.where(probs > 0, terms, 0).sum(axis=(-2, -1)) / unit
+    return _in_unit(np.where(probs > 0, terms, 0).sum(axis=(-2, -1)), unit, probs.dtype)
 
 
 def _unit(base: float | None) -> float:
     checked = _checks.log_base(base)
     return 1.0 if checked is None else float(np.log(checked))
+
+
+def _in_unit(nats: Any, unit: float, dtype: np.dtype[Any]) -> Any:
+    """Return nats in another unit: 0.0 never as -0.0, and in the dtype that NumPy 1 would widen for a scalar."""
+    return ((nats + 0.0) / unit).astype(dtype)
 
 
 def _pair(p: ArrayLike, q: ArrayLike) -> tuple[Array, Array]:

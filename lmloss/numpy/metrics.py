@@ -1,5 +1,6 @@
 """What losses are reported as: perplexity, bits per byte, calibration error."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,8 @@ def bits_per_byte(total_nll: ArrayLike, num_bytes: float) -> Any:
     Gao et al., "The Pile: an 800GB dataset of diverse text for language modeling", arXiv:2101.00027 (2021),
     section 3.1.
     """
-    return (_losses("total_nll", total_nll) / (_checks.positive("num_bytes", num_bytes) * np.log(2.0)))[()]
+    losses = _losses("total_nll", total_nll)
+    return (losses / (_checks.positive("num_bytes", num_bytes) * math.log(2))).astype(losses.dtype)
 
 
 class Perplexity:
