@@ -14,8 +14,8 @@ SMOOTHINGS = ("all", "others")
 KINDS = {"f": "floating point", "i": "integer", "b": "boolean", "c": "complex"}
 
 
-def number(name: str, value: object) -> float:
-    """Return `value` as a finite float."""
+def number(name: str, value: object, finite: bool = True) -> float:
+    """Return `value` as a number."""
     if isinstance(value, bool | str):
         raise TypeError(f"{name} = {value!r} is not a number")
     if not isinstance(value, int | float):  # a NumPy or PyTorch scalar
@@ -23,7 +23,7 @@ def number(name: str, value: object) -> float:
             value = float(value)  # type: ignore[arg-type]
         except (TypeError, ValueError, RuntimeError):
             raise TypeError(f"{name} must be a single number, not {type(value).__name__}") from None
-    if not -math.inf < value < math.inf:
+    if finite and not -math.inf < value < math.inf:
         raise ValueError(f"{name} = {value} is not finite")
     return value
 
@@ -74,7 +74,7 @@ def log_base(base: object) -> float | None:
 
 def choice(name: str, value: object, allowed: Sequence[str]) -> None:
     """Refuse a name that is not one of `allowed`."""
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name} = {value!r} is not one of {', '.join(map(repr, allowed))}")
 
 
@@ -88,6 +88,8 @@ def ignore_index(value: object) -> None:
     """Refuse an `ignore_index` that is neither an integer nor None."""
     if value is not None and (isinstance(value, bool) or not hasattr(value, "__index__")):
         raise TypeError(f"ignore_index = {value!r} is neither an integer nor None")
+    if value is not None and not -(2**63) <= operator.index(value) < 2**63:
+        raise ValueError(f"ignore_index = {value!r} is no 64-bit integer")
 
 
 def reduction(name: object, has_denominator: bool) -> None:

@@ -44,7 +44,7 @@ def as_distribution(name: str, values: ArrayLike, axes: int = 1) -> Array:
     array = np.asarray(values)
     _checks.real(name, kind(array), array.dtype)
     _checks.class_axis(name, array.shape)
-    if array.ndim < axes:
+    if array.ndim < axes or 0 in array.shape[-axes:]:
         raise ValueError(f"{name} has shape {array.shape}; its last {axes} axes must be those of the distribution")
     bits = array.dtype.itemsize * 8 if array.dtype.kind == "f" else 64
     probs = array.astype(loss_dtype(array.dtype), copy=False)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from lmloss import _checks
 from lmloss.numpy._arrays import Array
 
 
@@ -24,9 +25,11 @@ class Average:
     positions: int | None = None
 
     @property
-    def is_scalar(self) -> bool:
-        """Whether the result is one number."""
-        return self.weights.ndim == {"none": 0, "sequence": 1}.get(self.reduction, self.weights.ndim)
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the result."""
+        if self.reduction == "none":
+            return self.weights[..., : self.positions].shape if self.weights.ndim else ()
+        return self.weights.shape[:-1] if self.reduction == "sequence" else ()
 
     def value(self, losses: Array) -> Any:
         """Weigh and reduce the tokens' losses, in float64 until the end."""
@@ -38,15 +41,21 @@ class Average:
             total = weighted.sum(axis=-1 if self.reduction == "sequence" else None)
             divisor = self._divisor()
             result = np.divide(total, divisor, out=np.zeros_like(total), where=divisor > 0)
-        return result.astype(losses.dtype)[()]
+        with np.errstate(over="ignore"):
+            return result.astype(losses.dtype)[()]
 
-    def share(self) -> Array:
-        """Return the derivative of the result with respect to each token's loss."""
+    def share(self, upstream: Array) -> Array:
+        """Return the derivative of `sum(upstream * result)` with respect to each token's loss."""
+        if upstream.ndim:
+            why = f'the shape of what reduction="{self.reduction}" returns'
+            _checks.exact_shape("upstream", upstream.shape, self.shape, why)
         divisor = self._divisor()
         if self.reduction == "sequence":
-            divisor = divisor[..., None]
+            divisor, upstream = divisor[..., None], upstream[..., None]
         divisor = np.broadcast_to(divisor, self.weights.shape)
-        return np.divide(self.weights, divisor, out=np.zeros_like(self.weights), where=divisor > 0)
+        counted = (self.weights != 0) & (divisor > 0)
+        share = np.divide(self.weights, divisor, out=np.zeros_like(self.weights), where=counted)
+        return np.multiply(share, upstream, out=share, where=counted)
 
     def _divisor(self) -> Array:
         if self.reduction == "sequence":

@@ -40,9 +40,7 @@ class RowLoss:
 
     def value_and_grad(self, upstream: Any = 1.0) -> tuple[Any, Array]:
         """Return the loss and the gradient of `sum(upstream * loss)` with respect to the logits."""
-        if self.average.reduction == "sequence":
-            upstream = np.asarray(upstream)[..., None]
-        losses, gradients = self._walk(np.asarray(self.average.share() * upstream))
+        losses, gradients = self._walk(self.average.share(np.asarray(upstream, np.float64)))
         return self.average.value(losses), gradients
 
     def _walk(self, scale: Array | None) -> tuple[Array, Array]:
@@ -53,8 +51,7 @@ class RowLoss:
         gradients = np.empty(logits.shape if scale is not None else 0, logits.dtype)
         flat_losses, flat_gradients = losses.reshape(-1), gradients.reshape(-1, logits.shape[-1])
         rows_per_block = max(1, BLOCK_ELEMENTS // logits.shape[-1])
-        # An infinite or undefined logit is the caller's to find in the result, not a warning's.
-        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        with np.errstate(all="ignore"):  # an infinite or undefined logit shows in the result
             for start in range(0, losses.size, rows_per_block):
                 part = slice(start, min(start + rows_per_block, losses.size))
                 block = _take(logits, leading, part).astype(compute, copy=False)
@@ -70,7 +67,7 @@ class RowLoss:
 
 def _take(array: Array, leading: tuple[int, ...], part: slice) -> Array:
     """Return rows `part` of an array `(*leading, ...)` as one block, copying no more than the block."""
-    if array.flags.c_contiguous:
+    if array.flags.c_contiguous or not leading:
         return array.reshape(-1, *array.shape[len(leading) :])[part]
     return np.asarray(array[np.unravel_index(np.arange(part.start, part.stop), leading)])
 
@@ -85,15 +82,19 @@ def row_loss(
     if describe is None:
         return functools.partial(row_loss, options_of=options_of)
 
-    @functools.wraps(describe)
-    def loss(*args: Any, **options: Any) -> Any:
-        return describe(*args, **options).value()
-
     signature = inspect.signature(describe)
     parameters = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     if options_of is not None:
         shown = inspect.signature(options_of).parameters.values()
         parameters += [p for p in shown if p.kind is p.KEYWORD_ONLY]
+    known = {p.name for p in parameters}
+
+    @functools.wraps(describe)
+    def loss(*args: Any, **options: Any) -> Any:
+        for name in options.keys() - known:
+            raise TypeError(f"{describe.__name__}() got an unexpected keyword argument {name!r}")
+        return describe(*args, **options).value()
+
     loss.__signature__ = signature.replace(parameters=parameters, return_annotation=Any)  # type: ignore[attr-defined]
     loss.describe = describe  # type: ignore[attr-defined]  # what value_and_grad starts from
     return loss

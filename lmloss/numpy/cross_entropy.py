@@ -75,8 +75,9 @@ def cross_entropy(
     softcap : float, optional
         Squash the logits to :math:`c \tanh(z/c)` first.
     reduction : {"mean", "sum", "none", "sequence"}
-        ``"mean"`` divides by the sum of the tokens' weights (token times class weight), ``"sequence"`` does so over
-        the last axis of the targets alone, ``"none"`` returns each token's weighted loss.
+        ``"mean"`` divides by the sum of the tokens' weights (token weight times the target's class weight; token weight
+        alone for probabilities), ``"sequence"`` does so over the last axis of the targets alone, ``"none"`` returns
+        each token's weighted loss.
     denominator : float, optional
         Divide the sum by this instead: with ``reduction="mean"``, the number of tokens of a whole step.
     validate : bool, optional
@@ -108,6 +109,7 @@ def cross_entropy(
     """
     return _describe(
         "targets",
+        False,
         logits,
         targets,
         ignore_index=ignore_index,
@@ -129,7 +131,8 @@ def causal_lm_loss(logits: ArrayLike, labels: ArrayLike, **options: Unpack[Cross
 
     .. math:: \ell_t = -\log \operatorname{softmax}(z_t)_{y_{t+1}}, \qquad t = 1, \dots, T - 1
 
-    The logits are neither copied nor sliced for the shift. The first label of a sequence is never read.
+    The logits are neither copied nor sliced for the shift (labels that are probabilities are copied). The first label
+    of a sequence is never read.
 
     Parameters
     ----------
@@ -161,7 +164,7 @@ def causal_lm_loss(logits: ArrayLike, labels: ArrayLike, **options: Unpack[Cross
     ----------
     Bengio, Ducharme, Vincent & Jauvin, "A neural probabilistic language model", JMLR 3 (2003), section 2.
     """
-    return _describe("labels", logits, labels, shift=True, **options)
+    return _describe("labels", True, logits, labels, **options)
 
 
 @row_loss(options_of=cross_entropy)
@@ -200,15 +203,16 @@ def masked_lm_loss(logits: ArrayLike, labels: ArrayLike, **options: Unpack[Cross
     ----------
     Devlin et al., "BERT: Pre-training of deep bidirectional transformers", NAACL (2019), section 3.1.
     """
-    return _describe("labels", logits, labels, **options)
+    return _describe("labels", False, logits, labels, **options)
 
 
 def _describe(
     name: str,
+    shift: bool,
     logits: ArrayLike,
     targets: ArrayLike,
+    /,
     *,
-    shift: bool = False,
     ignore_index: int | None = -100,
     class_weight: ArrayLike | None = None,
     token_weight: ArrayLike | None = None,

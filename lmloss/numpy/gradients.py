@@ -53,7 +53,7 @@ def value_and_grad(loss: Callable[..., Any]) -> Callable[..., tuple[Any, Array]]
 
     def both(logits: ArrayLike, *args: Any, **options: Any) -> tuple[Any, Array]:
         described = describe(logits, *args, **options)
-        if not described.average.is_scalar:
+        if described.average.shape:
             raise ValueError(
                 f'reduction="{described.average.reduction}" gives one number per '
                 f"{'sequence' if described.average.reduction == 'sequence' else 'token'}; "
@@ -109,7 +109,8 @@ def check_gradient(loss: Callable[..., Any], logits: ArrayLike, *args: Any, **op
         up, down = at.copy(), at.copy()
         up[index] += step
         down[index] -= step
-        difference = loss(up, *args, **options) - loss(down, *args, **options)
+        with np.errstate(invalid="ignore"):  # inf - inf, where the loss is infinite
+            difference = loss(up, *args, **options) - loss(down, *args, **options)
         numeric[index] = difference / (up[index] - down[index])
     scale = max(np.abs(gradient).max(initial=0), np.abs(numeric).max(initial=0))
     return float(np.abs(gradient - numeric).max(initial=0) / scale) if scale != 0 else 0.0

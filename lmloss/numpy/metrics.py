@@ -142,7 +142,8 @@ class Perplexity:
         """Return the perplexity of everything seen."""
         if self.token_count == 0:
             raise ValueError("no token was counted: call update() with at least one target that is not ignored")
-        return perplexity(self.nll_sum / self.token_count)
+        with np.errstate(over="ignore"):
+            return np.exp(self.nll_sum / self.token_count)
 
 
 def expected_calibration_error(probs: ArrayLike, targets: ArrayLike, *, bins: int = 15) -> Any:

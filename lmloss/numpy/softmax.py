@@ -39,13 +39,13 @@ def logsumexp(x: ArrayLike) -> Any:
     References
     ----------
     Blanchard, Higham & Higham, "Accurately computing the log-sum-exp and softmax functions", IMA Journal of
-    Numerical Analysis 41 (2021), equation 1.2.
+    Numerical Analysis 41 (2021).
     """
     logits = as_logits("x", x)
     logits = logits.astype(loss_dtype(logits.dtype), copy=False)
     top = logits.max(axis=-1, keepdims=True)
     top = np.where(np.isinf(top), 0, top)
-    with np.errstate(divide="ignore", over="ignore"):
+    with np.errstate(all="ignore"):
         return top[..., 0] + np.log(np.exp(logits - top).sum(axis=-1))
 
 
@@ -82,7 +82,8 @@ def softmax(logits: ArrayLike, *, temperature: float = 1.0) -> Array:
     Goodfellow, Bengio & Courville, *Deep Learning* (2016), equation 6.29.
     """
     shifted, total, dtype = _exponentials(logits, temperature)
-    return np.asarray(np.exp(shifted) / total, dtype)
+    with np.errstate(under="ignore"):
+        return np.asarray(np.exp(shifted) / total, dtype)
 
 
 def log_softmax(logits: ArrayLike, *, temperature: float = 1.0) -> Array:
@@ -157,7 +158,7 @@ def softcap(logits: ArrayLike, cap: float) -> Array:
     """
     cap = _checks.positive("cap", cap)
     array = as_logits("logits", logits)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", under="ignore"):
         return capped(array.astype(loss_dtype(array.dtype), copy=False), cap).astype(array.dtype, copy=False)
 
 
@@ -170,7 +171,7 @@ def _exponentials(logits: ArrayLike, temperature: float) -> tuple[Array, Array, 
     """Return the logits shifted so that their largest is 0, the sum of their exponentials, and the dtype asked for."""
     temperature = _checks.positive("temperature", temperature)
     array = as_logits("logits", logits)
-    tempered = array.astype(loss_dtype(array.dtype), copy=False) / temperature
-    with np.errstate(invalid="ignore"):  # inf - inf: a row that has no softmax gives NaN
+    with np.errstate(all="ignore"):  # inf - inf: a row that has no softmax gives NaN
+        tempered = array.astype(loss_dtype(array.dtype), copy=False) / temperature
         shifted = tempered - tempered.max(axis=-1, keepdims=True)
-    return shifted, np.exp(shifted).sum(axis=-1, keepdims=True), array.dtype
+        return shifted, np.exp(shifted).sum(axis=-1, keepdims=True), array.dtype

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lmloss.torch._reduce import Average
-from lmloss.torch._tensors import loss_dtype, reads_values, transformed
+from lmloss.torch._tensors import loss_dtype, reads_values, traced
 
 BLOCK_ELEMENTS = 1 << 19  # 2 MB in float32: a block stays in the cache between its passes
 DEVICE_BLOCK_ELEMENTS = 1 << 26  # an accelerator wants many rows at once
@@ -51,7 +51,7 @@ class RowLoss:
     def value(self) -> Tensor:
         """Return the loss."""
         alive = self.average.weights != 0
-        if torch.compiler.is_compiling():  # an unrolled loop is a compiler's worst input
+        if traced():  # an unrolled loop is a compiler's worst input, and no transform sees into one
             losses = _plain(self.kernel, self.logits, alive, self.shared, self.rows)
         else:
             walk: Callable[..., tuple[Tensor, Tensor]] = _Walk.apply
@@ -87,14 +87,14 @@ class _Walk(torch.autograd.Function):
         logits, alive, *tensors = inputs[2:]
         ctx.mark_non_differentiable(output[1])
         ctx.save_for_backward(logits, alive, output[1], *tensors)
-        ctx.save_for_forward(logits, alive, *tensors)
 
     @staticmethod
     def backward(ctx: Any, scale: Tensor, _: Any) -> Any:
         logits, alive, kept, *tensors = ctx.saved_tensors
         shared, rows = tuple(tensors[: ctx.num_shared]), tuple(tensors[ctx.num_shared :])
         rest = (None,) * (1 + len(tensors))
-        if torch.is_grad_enabled() or transformed(scale):  # this gradient will be differentiated, or mapped over
+        # Somebody differentiates this gradient, or asks for many at once (is_grads_batched hides them in one tensor).
+        if torch.is_grad_enabled() or not torch._C._has_storage(scale):
             pull = torch.func.vjp(lambda z: _plain(ctx.kernel, z, alive, shared, rows), logits)[1]
             return None, None, pull(scale)[0], *rest
         gradient = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
@@ -110,22 +110,6 @@ class _Walk(torch.autograd.Function):
                 part.copy_(out)
         return None, None, gradient, *rest
 
-    @staticmethod
-    def jvp(ctx: Any, _kernel: None, _num: None, tangent: Tensor, *_: Any) -> Any:
-        logits, alive, *tensors = ctx.saved_tensors
-        shared, rows = tuple(tensors[: ctx.num_shared]), tuple(tensors[ctx.num_shared :])
-        losses, pull = torch.func.vjp(lambda z: _plain(ctx.kernel, z, alive, shared, rows), logits)[:2]
-        return (pull(torch.ones_like(losses))[0] * tangent).sum(-1), None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, kernel: Kernel, num_shared: int, *tensors: Tensor) -> Any:
-        walk: Callable[..., tuple[Tensor, Tensor]] = _Walk.apply
-        results = []
-        for i in range(info.batch_size):
-            one = [t if d is None else t.select(d, i) for t, d in zip(tensors, in_dims[2:], strict=True)]
-            results.append(walk(kernel, num_shared, *one))
-        return tuple(torch.stack(column) for column in zip(*results, strict=True)), (0, 0)
-
 
 def _blocks(logits: Tensor) -> Iterator[Callable[[Tensor], Tensor]]:
     """Yield, for each block of rows, the function that takes it out of a tensor `(*leading, ...)`."""
@@ -138,8 +122,8 @@ def _blocks(logits: Tensor) -> Iterator[Callable[[Tensor], Tensor]]:
 
 def _take(tensor: Tensor, leading: torch.Size, start: int, stop: int) -> Tensor:
     """Return rows `start` to `stop` of a tensor `(*leading, ...)` as one block, copying no more than the block."""
-    if tensor.is_contiguous():
-        return tensor.view(leading.numel(), *tensor.shape[len(leading) :])[start:stop]
+    if tensor.is_contiguous() or not leading:
+        return tensor.reshape(leading.numel(), *tensor.shape[len(leading) :])[start:stop]
     return tensor[torch.unravel_index(torch.arange(start, stop, device=tensor.device), leading)]
 
 
@@ -153,14 +137,18 @@ def row_loss(
     if describe is None:
         return functools.partial(row_loss, options_of=options_of)
 
-    @functools.wraps(describe)
-    def loss(*args: Any, **options: Any) -> Tensor:
-        return describe(*args, **options).value()
-
     signature = inspect.signature(describe)
     parameters = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     if options_of is not None:
         shown = inspect.signature(options_of).parameters.values()
         parameters += [p for p in shown if p.kind is p.KEYWORD_ONLY]
+    known = {p.name for p in parameters}
+
+    @functools.wraps(describe)
+    def loss(*args: Any, **options: Any) -> Tensor:
+        for name in options.keys() - known:
+            raise TypeError(f"{describe.__name__}() got an unexpected keyword argument {name!r}")
+        return describe(*args, **options).value()
+
     loss.__signature__ = signature.replace(parameters=parameters, return_annotation=Tensor)  # type: ignore[attr-defined]
     return loss

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from lmloss import _checks
@@ -59,19 +60,18 @@ def reads_values(validate: bool | None, *tensors: Tensor | None) -> bool:
     """Return whether values are looked at: as told, else only where nothing has to wait or be traced for it."""
     if validate is not None:
         return validate
-    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
-    if torch.compiler.is_compiling() or tracing or _get_current_dispatch_mode() is not None:
-        return False
-    return all(t is None or (t.device.type == "cpu" and not transformed(t)) for t in tensors)
+    return not traced() and all(t is None or t.device.type == "cpu" for t in tensors)
 
 
-def transformed(tensor: Tensor) -> bool:
-    """Return whether the tensor is a transform's wrapper, which has no values of its own to read or write.
-
-    Wrapped are the arguments of `torch.func`'s transforms and the gradients of `is_grads_batched=True`; no public
-    function tells either.
-    """
-    return torch._C._functorch.is_functorch_wrapped_tensor(tensor) or not torch._C._has_storage(tensor)
+def traced() -> bool:
+    """Return whether operations are followed: by a compiler, a tracer, forward-mode AD or a `torch.func` transform."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or _get_current_dispatch_mode() is not None
+        or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+    )
 
 
 def as_weights(
@@ -81,9 +81,16 @@ def as_weights(
     tensor = as_tensor(name, value).detach()
     _checks.real(name, kind(tensor), tensor.dtype)
     _checks.exact_shape(name, tuple(tensor.shape), shape, why)
+    weights = tensor.to(dtype)
     if check_values:
-        refuse_first(name, tensor, ~((tensor >= 0) & torch.isfinite(tensor)), _checks.weight)
-    return tensor.to(dtype)
+        refuse_first(name, weights, ~((weights >= 0) & torch.isfinite(weights)), _checks.weight)
+    return weights
+
+
+def as_classes(targets: Tensor) -> Tensor:
+    """Return classes of any integer dtype as int64; what int64 cannot hold becomes its largest number, no class."""
+    classes = targets.to(torch.int64)
+    return torch.where(classes < 0, torch.iinfo(torch.int64).max, classes) if targets.dtype == torch.uint64 else classes
 
 
 def as_distribution(name: str, value: object, axes: int = 1) -> Tensor:
@@ -91,7 +98,7 @@ def as_distribution(name: str, value: object, axes: int = 1) -> Tensor:
     tensor = as_tensor(name, value)
     _checks.real(name, kind(tensor), tensor.dtype)
     _checks.class_axis(name, tuple(tensor.shape))
-    if tensor.ndim < axes:
+    if tensor.ndim < axes or 0 in tensor.shape[-axes:]:
         raise ValueError(
             f"{name} has shape {tuple(tensor.shape)}; its last {axes} axes must be those of the distribution"
         )

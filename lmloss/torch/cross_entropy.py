@@ -10,6 +10,7 @@ from lmloss import _checks
 from lmloss.torch._reduce import Average
 from lmloss.torch._rows import RowLoss, row_loss
 from lmloss.torch._tensors import (
+    as_classes,
     as_logits,
     as_tensor,
     as_weights,
@@ -67,8 +68,8 @@ def cross_entropy(
     logits : Tensor, shape (..., V)
         Floating point, on any device. A ``-inf`` is a class of probability 0 and costs nothing unless it is the target.
     targets : Tensor
-        Classes, shape (...) of any integer dtype, or probabilities, shape (..., V) and floating point (constants: no
-        gradient flows to them).
+        Classes, shape (...) of any integer dtype, or probabilities, shape (..., V) and floating point. Like all weights
+        they are constants: no gradient flows to them.
     ignore_index : int or None
         Tokens with this target cost exactly 0 and do not count; None ignores nothing.
     class_weight : Tensor, shape (V,), optional
@@ -85,8 +86,9 @@ def cross_entropy(
     softcap : float, optional
         Squash the logits to :math:`c \tanh(z/c)` first.
     reduction : {"mean", "sum", "none", "sequence"}
-        ``"mean"`` divides by the sum of the tokens' weights (token times class weight), ``"sequence"`` does so over
-        the last axis of the targets alone, ``"none"`` returns each token's weighted loss.
+        ``"mean"`` divides by the sum of the tokens' weights (token weight times the target's class weight; token weight
+        alone for probabilities), ``"sequence"`` does so over the last axis of the targets alone, ``"none"`` returns
+        each token's weighted loss.
     denominator : float or Tensor, optional
         Divide the sum by this instead: with ``reduction="mean"``, the number of tokens of a whole step.
     validate : bool, optional
@@ -121,6 +123,7 @@ def cross_entropy(
     """
     return _describe(
         "targets",
+        False,
         logits,
         targets,
         ignore_index=ignore_index,
@@ -142,7 +145,8 @@ def causal_lm_loss(logits: Tensor, labels: Tensor, **options: Unpack[CrossEntrop
 
     .. math:: \ell_t = -\log \operatorname{softmax}(z_t)_{y_{t+1}}, \qquad t = 1, \dots, T - 1
 
-    The logits are neither copied nor sliced for the shift. The first label of a sequence is never read.
+    The logits are neither copied nor sliced for the shift (labels that are probabilities are copied). The first label
+    of a sequence is never read.
 
     Parameters
     ----------
@@ -173,7 +177,7 @@ def causal_lm_loss(logits: Tensor, labels: Tensor, **options: Unpack[CrossEntrop
     ----------
     Bengio, Ducharme, Vincent & Jauvin, "A neural probabilistic language model", JMLR 3 (2003), section 2.
     """
-    return _describe("labels", logits, labels, shift=True, **options)
+    return _describe("labels", True, logits, labels, **options)
 
 
 @row_loss(options_of=cross_entropy)
@@ -211,15 +215,16 @@ def masked_lm_loss(logits: Tensor, labels: Tensor, **options: Unpack[CrossEntrop
     ----------
     Devlin et al., "BERT: Pre-training of deep bidirectional transformers", NAACL (2019), section 3.1.
     """
-    return _describe("labels", logits, labels, **options)
+    return _describe("labels", False, logits, labels, **options)
 
 
 def _describe(
     name: str,
+    shift: bool,
     logits: Tensor,
     targets: Tensor,
+    /,
     *,
-    shift: bool = False,
     ignore_index: int | None = -100,
     class_weight: Tensor | None = None,
     token_weight: Tensor | None = None,
@@ -269,9 +274,7 @@ def _describe(
             limit = _checks.tolerance(torch.finfo(y.dtype).bits)
             refuse_improper(name, y, limit, exempt=weights == 0, offset=int(shift))
     else:
-        given, y = y, y.to(torch.int64)
-        if given.dtype == torch.uint64:  # what int64 cannot hold is no class, and no ignored one
-            y = torch.where(y < 0, torch.iinfo(torch.int64).max, y)
+        given, y = y, as_classes(y)
         ignored = last if ignore_index is None else last | (y == ignore_index)
         if check_values:
             bad = ((y < 0) | (y >= classes)) & ~ignored

@@ -145,7 +145,7 @@ def kl_divergence(p: Tensor, q: Tensor, *, base: float | None = None) -> Tensor:
     Returns
     -------
     Tensor, shape (...)
-        0 where the two agree, ``inf`` where `q` is 0 and `p` is not.
+        At least 0 up to rounding, 0 where the two agree, ``inf`` where `q` is 0 and `p` is not.
 
     Raises
     ------
@@ -183,7 +183,7 @@ def js_divergence(p: Tensor, q: Tensor, *, base: float | None = None) -> Tensor:
     Returns
     -------
     Tensor, shape (...)
-        Between 0 and ``log 2`` (reached where the supports are disjoint).
+        Between 0 and ``log 2`` (reached where the supports are disjoint), up to rounding.
 
     Raises
     ------
@@ -221,7 +221,7 @@ def mutual_information(joint: Tensor, *, base: float | None = None) -> Tensor:
     Returns
     -------
     Tensor, shape (...)
-        0 where the variables are independent.
+        At least 0 up to rounding, 0 where the variables are independent.
 
     Raises
     ------

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lmloss import _checks
-from lmloss.torch._tensors import as_distribution, as_tensor, kind, loss_dtype, reads_values, refuse_first
+from lmloss.torch._tensors import as_classes, as_distribution, as_tensor, kind, loss_dtype, reads_values, refuse_first
 from lmloss.torch.cross_entropy import cross_entropy
 
 
@@ -121,7 +121,7 @@ class Perplexity:
             raise TypeError(f"targets must be integers, not {labels.dtype}: probabilities have no perplexity here")
         losses = cross_entropy(logits, labels, ignore_index=self.ignore_index, reduction="none")
         counted = torch.ones_like(losses) if self.ignore_index is None else labels.to(torch.int64) != self.ignore_index
-        wide = torch.float32 if losses.device.type == "mps" else torch.float64  # MPS has no float64
+        wide = _widest(losses)
         self.nll_sum = self.nll_sum.to(losses.device, wide) + losses.sum(dtype=wide)
         self.token_count = self.token_count.to(losses.device) + counted.sum(dtype=torch.int64)
 
@@ -140,7 +140,7 @@ class Perplexity:
         """Return the perplexity of everything seen."""
         if not self.token_count:
             raise ValueError("no token was counted: call update() with at least one target that is not ignored")
-        return perplexity(self.nll_sum / self.token_count)
+        return (self.nll_sum / self.token_count).exp()
 
 
 def expected_calibration_error(probs: Tensor, targets: Tensor, *, bins: int = 15) -> Tensor:
@@ -183,18 +183,24 @@ def expected_calibration_error(probs: Tensor, targets: Tensor, *, bins: int = 15
     q, y = as_distribution("probs", probs), as_tensor("targets", targets)
     if _checks.targets("targets", tuple(y.shape), kind(y), y.dtype, tuple(q.shape)):
         raise TypeError("targets must be integers: the true classes")
-    y = y.to(torch.int64)
+    given, y = y, as_classes(y)
     if reads_values(None, q, y):
-        refuse_first("targets", y, (y < 0) | (y >= q.shape[-1]), _checks.outside, classes=q.shape[-1])
+        refuse_first("targets", given, (y < 0) | (y >= q.shape[-1]), _checks.outside, classes=q.shape[-1])
     confidence, predicted = q.reshape(-1, q.shape[-1]).max(-1)
+    confidence = confidence.to(_widest(q))
     bin_of = ((confidence * bins).ceil().long() - 1).clamp(0, bins - 1)
-    surplus = (predicted == y.reshape(-1)).to(q.dtype) - confidence
-    gaps = torch.zeros(bins, dtype=q.dtype, device=q.device).index_add(0, bin_of, surplus)
-    return gaps.abs().sum() / max(y.numel(), 1)
+    surplus = (predicted == y.reshape(-1)).to(confidence.dtype) - confidence
+    gaps = torch.zeros(bins, dtype=confidence.dtype, device=q.device).index_add(0, bin_of, surplus)
+    return (gaps.abs().sum() / max(y.numel(), 1)).to(q.dtype)
+
+
+def _widest(like: Tensor) -> torch.dtype:
+    """Return the dtype to sum many numbers in; MPS has no float64."""
+    return torch.float32 if like.device.type == "mps" else torch.float64
 
 
 def _losses(name: str, values: float | Tensor) -> Tensor:
-    tensor = values if isinstance(values, Tensor) else torch.tensor(values)
+    tensor = values if isinstance(values, Tensor) else torch.tensor(_checks.number(name, values, finite=False))
     _checks.real(name, kind(tensor), tensor.dtype)
     floating = tensor if tensor.is_floating_point() else tensor.to(torch.get_default_dtype())
     losses = floating.to(loss_dtype(floating.dtype))

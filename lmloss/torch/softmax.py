@@ -37,7 +37,7 @@ def logsumexp(x: Tensor) -> Tensor:
     References
     ----------
     Blanchard, Higham & Higham, "Accurately computing the log-sum-exp and softmax functions", IMA Journal of
-    Numerical Analysis 41 (2021), equation 1.2.
+    Numerical Analysis 41 (2021).
     """
     return torch.logsumexp(_widened(as_logits("x", x)), dim=-1)
 

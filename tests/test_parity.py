@@ -1,0 +1,125 @@
+"""The two paths have the same names with the same parameters, and they are those of the contract."""
+
+import inspect
+
+import pytest
+
+import lmloss.numpy as ln
+import lmloss.torch as lt
+
+ONLY_NUMPY = {"value_and_grad", "check_gradient"}
+ONLY_TORCH = {
+    "default_device",
+    "linear_cross_entropy",
+    "linear_distillation_loss",
+    "parallel",
+    "vocab_parallel_cross_entropy",
+    "global_denominator",
+    "DistillationLoss",
+    "FocalLoss",
+    "InfoNCELoss",
+    "HierarchicalSoftmax",
+    "AdaptiveSoftmax",
+    "LinearCrossEntropyLoss",
+}
+SHARED = sorted(set(ln.__all__) & set(lt.__all__))
+
+PLAIN, KEYWORD, REQUIRED = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY, inspect._empty
+LOSS_OPTIONS = {
+    "ignore_index": -100,
+    "class_weight": None,
+    "token_weight": None,
+    "label_smoothing": 0.0,
+    "smoothing_over": "all",
+    "z_loss": 0.0,
+    "softcap": None,
+    "reduction": "mean",
+    "denominator": None,
+    "validate": None,
+}
+CONTRACT = {
+    "surprisal": (["p"], {"base": None}),
+    "entropy": (["p"], {"base": None}),
+    "cross_entropy_probs": (["p", "q"], {"base": None}),
+    "kl_divergence": (["p", "q"], {"base": None}),
+    "js_divergence": (["p", "q"], {"base": None}),
+    "mutual_information": (["joint"], {"base": None}),
+    "logsumexp": (["x"], {}),
+    "softmax": (["logits"], {"temperature": 1.0}),
+    "log_softmax": (["logits"], {"temperature": 1.0}),
+    "softcap": (["logits", "cap"], {}),
+    "cross_entropy": (["logits", "targets"], LOSS_OPTIONS),
+    "causal_lm_loss": (["logits", "labels"], LOSS_OPTIONS),
+    "masked_lm_loss": (["logits", "labels"], LOSS_OPTIONS),
+    "perplexity": (["mean_nll"], {}),
+    "bits_per_byte": (["total_nll", "num_bytes"], {}),
+    "expected_calibration_error": (["probs", "targets"], {"bins": 15}),
+    "Perplexity": ([], {"ignore_index": -100}),
+}
+
+
+def parameters(function):
+    return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
+
+
+def public(module):
+    return {
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and not inspect.ismodule(value) and name != "annotations"
+    }
+
+
+def test_the_namespaces_differ_by_the_names_that_the_contract_gives_to_one_path_alone():
+    assert set(ln.__all__) - set(lt.__all__) == ONLY_NUMPY
+    assert set(lt.__all__) - set(ln.__all__) <= ONLY_TORCH
+    assert "default_device" in lt.__all__
+    assert "CrossEntropyLoss" in SHARED
+
+
+@pytest.mark.parametrize("module", [ln, lt], ids=["numpy", "torch"])
+def test_all_names_everything_public_and_nothing_else(module):
+    assert public(module) == set(module.__all__)
+    assert len(module.__all__) == len(set(module.__all__))
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_names_kinds_and_defaults_of_the_parameters_are_the_same(name):
+    ours, theirs = getattr(ln, name), getattr(lt, name)
+    assert parameters(ours) == parameters(theirs)
+    if inspect.isclass(ours):
+        shared = {m for m in dir(ours) if not m.startswith("_")} & {m for m in dir(theirs) if not m.startswith("_")}
+        for method in shared - {"forward", "backward"}:
+            if callable(getattr(ours, method)):
+                assert parameters(getattr(ours, method)) == parameters(getattr(theirs, method))
+
+
+@pytest.mark.parametrize("module", [ln, lt], ids=["numpy", "torch"])
+@pytest.mark.parametrize("name", CONTRACT)
+def test_the_parameters_are_those_of_the_contract(module, name):
+    positional, keywords = CONTRACT[name]
+    want = [(p, PLAIN, REQUIRED) for p in positional] + [(k, KEYWORD, v) for k, v in keywords.items()]
+    got = parameters(getattr(module, name))
+    assert got[: len(positional)] == want[: len(positional)]
+    assert sorted(got[len(positional) :], key=str) == sorted(want[len(positional) :], key=str)
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_both_paths_document_the_same_parameters(name):
+    for module in (ln, lt):
+        text = inspect.getdoc(getattr(module, name))
+        assert text
+        assert ">>>" in text, f"{module.__name__}.{name} shows no example"
+        if name in {"causal_lm_loss", "masked_lm_loss"}:
+            assert "cross_entropy" in text
+            continue
+        for parameter, *_ in parameters(getattr(module, name)):
+            assert parameter in text, f"{module.__name__}.{name} does not explain {parameter}"
+
+
+def test_the_numpy_tools_have_the_parameters_of_the_contract():
+    assert [p for p, *_ in parameters(ln.value_and_grad)] == ["loss"]
+    assert [p for p, *_ in parameters(ln.check_gradient)][:2] == ["loss", "logits"]
+    assert [p for p, *_ in parameters(ln.CrossEntropyLoss.forward)] == ["self", "logits", "targets"]
+    assert parameters(ln.CrossEntropyLoss.backward)[1][0::2] == ("upstream", 1.0)
+    assert parameters(lt.default_device) == []
