@@ -2,6 +2,7 @@
 
 import functools
 import http.server
+import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -47,7 +48,7 @@ def browser() -> Iterator[Any]:
     """Headless Chromium, the system's own."""
     from playwright.sync_api import sync_playwright
 
-    chromium = shutil.which("chromium")
+    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")  # `make` finds one under its other names
     if chromium is None:
         pytest.fail("Chromium is missing: install it with `apt-get install chromium`.", pytrace=False)
     quiet = "no-sandbox disable-gpu no-first-run disable-background-networking disable-component-update disable-sync"
