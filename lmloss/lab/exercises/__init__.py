@@ -135,12 +135,12 @@ def verdict(name: str, answer: object) -> Verdict:
     return Verdict("refused", f"{name}: not yet. {' '.join(hint.split())}")
 
 
-def check(name: str, answer: object) -> None:
+def check(exercise: str, answer: object) -> None:
     """Check the answer to an exercise and print one line: asked, right, or a hint.
 
     Parameters
     ----------
-    name : str
+    exercise : str
         The exercise's name, as printed beside it.
     answer : object
         Your answer: a number, a list, a word or a function, as the exercise says; ``...`` while you have none.
@@ -160,7 +160,7 @@ def check(name: str, answer: object) -> None:
     >>> check("clip-fp16", 16.6)
     clip-fp16: right. The smallest positive float16 is 2**-24, and -log(2**-24) = 16.6.
     """
-    print(verdict(name, answer).line)
+    print(verdict(exercise, answer).line)
 
 
 def number(answer: object, what: str = "The answer") -> float:
