@@ -524,9 +524,9 @@ def test_under_autocast_the_loss_is_float32_and_the_leaves_keep_their_dtype(devi
     assert_close(loss.detach().cpu(), outside.cpu(), rtol=1e-6)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
-def test_on_a_gpu_values_are_read_only_when_asked():
-    logits, targets = torch.zeros(2, 3, device="cuda"), torch.full((2, 3), 0.5, device="cuda")
+@pytest.mark.parametrize("device", [d for d in DEVICES if d != "cpu"])
+def test_on_an_accelerator_values_are_read_only_when_asked(device):
+    logits, targets = torch.zeros(2, 3, device=device), torch.full((2, 3), 0.5, device=device)
     lt.cross_entropy(logits, targets)
     with pytest.raises(ValueError, match="targets"):
         lt.cross_entropy(logits, targets, validate=True)
