@@ -47,11 +47,11 @@ def cross_entropy(
     r"""Compute the cross-entropy of logits against target classes or target distributions.
 
     With :math:`q = \operatorname{softmax}(z)` and :math:`z` the logits (soft-capped, if a cap is given), a token whose
-    target distribution is :math:`t` (one-hot for a target class) costs
+    target distribution is :math:`p` (one-hot for a target class) costs
 
-    .. math:: \ell = -\sum_j w_j \, t'_j \log q_j + \zeta \, w_y \operatorname{logsumexp}(z)^2
+    .. math:: \ell = -\sum_j w_j \, p'_j \log q_j + \zeta \, w_y \operatorname{logsumexp}(z)^2
 
-    where :math:`t'` is :math:`t` smoothed, :math:`w_j` the class weights (1 by default) and :math:`\zeta` is `z_loss`.
+    where :math:`p'` is :math:`p` smoothed, :math:`w_j` the class weights (1 by default) and :math:`\zeta` is `z_loss`.
 
     Parameters
     ----------
@@ -68,12 +68,12 @@ def cross_entropy(
     label_smoothing : float
         :math:`\varepsilon` in [0, 1], the target mass that is spread.
     smoothing_over : {"all", "others"}
-        Spread it over all V classes, :math:`t' = (1-\varepsilon) t + \varepsilon/V` (PyTorch, Szegedy et al.), or over
-        the others, :math:`t' = (1-\varepsilon) t + \varepsilon (1-t)/(V-1)` (tensor2tensor).
+        Spread it over all V classes, :math:`p' = (1-\varepsilon) p + \varepsilon/V` (PyTorch, Szegedy et al.), or over
+        the others, :math:`p' = (1-\varepsilon) p + \varepsilon (1-p)/(V-1)` (tensor2tensor).
     z_loss : float
         :math:`\zeta`, the price of a squared log-partition far from 0.
     softcap : float, optional
-        Squash the logits to :math:`c \tanh(z/c)` first.
+        Squash the logits to :math:`\kappa \tanh(z/\kappa)` first.
     reduction : {"mean", "sum", "none", "sequence"}
         ``"mean"`` divides by the sum of the tokens' weights (token weight times the target's class weight; token weight
         alone for probabilities), ``"sequence"`` does so over the last axis of the targets alone, ``"none"`` returns
@@ -333,7 +333,7 @@ def _cross_entropy_rows(
 def _smoothed(
     targets: Array, z: Array, class_weight: Array | None, label_smoothing: float, smoothing_over: str
 ) -> Array:
-    """Return each class's mass w_j t'_j; a class of probability 0 has none unless it is a target."""
+    """Return each class's mass w_j p'_j; a class of probability 0 has none unless it is a target."""
     if targets.ndim == 1:
         true = np.zeros_like(z)
         true[np.arange(len(z)), targets] = 1

@@ -127,14 +127,14 @@ def log_softmax(logits: ArrayLike, *, temperature: float = 1.0) -> Array:
 def softcap(logits: ArrayLike, cap: float) -> Array:
     r"""Squash logits smoothly into (-cap, cap).
 
-    .. math:: \operatorname{softcap}(z) = c \tanh(z / c)
+    .. math:: \operatorname{softcap}(z) = \kappa \tanh(z / \kappa)
 
     Parameters
     ----------
     logits : array_like, shape (..., V)
         Floating point. A ``-inf`` stays ``-inf`` (a masked class stays masked); ``+inf`` becomes the cap.
     cap : float
-        :math:`c > 0`, the largest magnitude a logit keeps.
+        :math:`\kappa > 0`, the largest magnitude a logit keeps.
 
     Returns
     -------

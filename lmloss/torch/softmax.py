@@ -120,14 +120,14 @@ def log_softmax(logits: Tensor, *, temperature: float = 1.0) -> Tensor:
 def softcap(logits: Tensor, cap: float) -> Tensor:
     r"""Squash logits smoothly into (-cap, cap).
 
-    .. math:: \operatorname{softcap}(z) = c \tanh(z / c)
+    .. math:: \operatorname{softcap}(z) = \kappa \tanh(z / \kappa)
 
     Parameters
     ----------
     logits : Tensor, shape (..., V)
         Floating point. A ``-inf`` stays ``-inf`` (a masked class stays masked); ``+inf`` becomes the cap.
     cap : float
-        :math:`c > 0`, the largest magnitude a logit keeps.
+        :math:`\kappa > 0`, the largest magnitude a logit keeps.
 
     Returns
     -------

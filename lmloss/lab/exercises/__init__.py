@@ -39,7 +39,9 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cache
+from numbers import Real
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -270,6 +272,8 @@ def _plain(answer: object, what: str) -> object:
         return answer.tolist()
     if isinstance(answer, (list, tuple)):
         return [_plain(value, what) for value in answer]
+    if isinstance(answer, Real | Decimal) and not isinstance(answer, bool):  # a Fraction, an mpmath number
+        return float(answer)
     return answer
 
 

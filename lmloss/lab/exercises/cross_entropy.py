@@ -171,6 +171,26 @@ def _overflowing(logits: np.ndarray, targets: np.ndarray) -> float:
     return float(-np.log(np.take_along_axis(probs, targets[..., None], axis=-1)).mean())
 
 
+def _shifted_softmax(logits: np.ndarray) -> np.ndarray:
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True))
+
+
+def _log_of_softmax(logits: np.ndarray, targets: np.ndarray) -> float:
+    return float(-np.log(np.take_along_axis(_shifted_softmax(logits), targets[..., None], axis=-1)).mean())
+
+
+def _clipped(logits: np.ndarray, targets: np.ndarray) -> float:
+    probs = np.take_along_axis(_shifted_softmax(logits), targets[..., None], axis=-1)
+    return float(-np.log(np.clip(probs, 1e-12, 1)).mean())
+
+
+def _one_maximum(logits: np.ndarray, targets: np.ndarray) -> float:
+    shifted = logits - logits.max()
+    log_q = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return float(-np.take_along_axis(log_q, targets[..., None], axis=-1).mean())
+
+
 def _positive(logits: np.ndarray, targets: np.ndarray) -> float:
     return -_batched_loss(logits, targets)
 
@@ -187,6 +207,9 @@ def _from_probs(logits: np.ndarray, targets: np.ndarray) -> float:
         (_summed, "sum"),
         (_per_token, "one number"),
         (_overflowing, "logits of 1000"),
+        (_log_of_softmax, "underflowed"),
+        (_clipped, "clipped"),
+        (_one_maximum, "each row"),
         (_positive, "minus"),
         (_from_probs, "log-softmax"),
     ],
@@ -209,7 +232,19 @@ def batched_loss(answer: object) -> str | None:
         if close(loss.reshape(()), _wrong_axis(logits, targets), 1e-9):
             return "Your probabilities sum to 1 over another axis. The vocabulary is the last one."
         return "The value is off. Take log-softmax over the last axis, pick each target's entry, average, negate."
-    huge = array(call(answer, 1000 * np.sign(logits), targets), "What your function returns for logits of 1000")
-    if not close(huge.reshape(()), _batched_loss(1000 * np.sign(logits), targets), 1e-6):
+
+    def loss_of(z: np.ndarray) -> float:
+        return float(np.asarray(call(answer, z, targets), dtype=float).reshape(()))
+
+    def off(z: np.ndarray) -> bool:
+        return not close(loss_of(z), _batched_loss(z, targets), 1e-6)
+
+    if off(logits + 1000):
         return "Right for small logits, not for logits of 1000. Subtract each row's maximum before the exponential."
+    if off(1000 * np.sign(logits)):
+        if np.isinf(loss_of(1000 * np.sign(logits))):
+            return "A loss of 2000 came back infinite: its probability underflowed to 0. Never form the probability."
+        return "A loss of 2000 came back too small: its probability was clipped. Never form the probability."
+    if off(logits - np.array([[[0.0]], [[2000.0]]])):
+        return "One maximum cannot serve rows that lie far apart: subtract the maximum of each row (axis=-1)."
     return None

@@ -1,5 +1,6 @@
 """The exercises of the chapter on log-softmax."""
 
+import tracemalloc
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -377,4 +378,11 @@ def online_logsumexp(answer: object) -> str | None:
         return "A chunk may be empty: it should change nothing."
     if wrong([[value] for value in rising]) or wrong([rising[:5].tolist(), rising[5:].tolist()]):
         return "The same logits cut at other places give another result: check what happens between chunks."
+    million = _Stream([[0.5] * 1000] * 1000)
+    tracemalloc.start()
+    answer(million)  # type: ignore[operator]  # by now it is known to be a function
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    if peak > 2e6:  # the million logits would take 8 MB
+        return "Right value, but the logits pile up in memory: keep a maximum and a sum between chunks, nothing else."
     return None
