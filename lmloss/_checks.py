@@ -102,7 +102,8 @@ def reduction(name: object, has_denominator: bool) -> None:
 def floating(name: str, kind: str, dtype: object) -> None:
     """Refuse what is not floating point."""
     if kind != "f":
-        raise TypeError(f"{name} must be floating point, not {dtype}")
+        order = "; the logits come first, the targets second" if name == "logits" else ""
+        raise TypeError(f"{name} must be floating point, not {dtype}{order}")
 
 
 def real(name: str, kind: str, dtype: object) -> None:
@@ -144,7 +145,8 @@ def targets(name: str, shape: Shape, kind: str, dtype: object, logits_shape: Sha
     if kind == "i":
         if shape == logits_shape[:-1]:
             return False
-        hint = f"expected {logits_shape[:-1]}, one class for each row of the logits {logits_shape}"
+        hint = f"expected {logits_shape[:-1]}, one class for each row of the logits {logits_shape}, whose last axis is "
+        hint += "the vocabulary"
         if shape == logits_shape:
             hint += f"; pass class indices, or floating point {name} of this shape as probabilities"
         raise ValueError(f"{name} has shape {shape}; {hint}")
@@ -175,7 +177,7 @@ def weight(name: str, index: Sequence[int], value: float) -> str:
 
 def loss(name: str, index: Sequence[int], value: float) -> str:
     """Say that a loss is negative or undefined."""
-    return f"{place(name, index)} = {value!r} is no loss; the loss of a token is at least 0"
+    return f"{place(name, index)} = {value!r} is no loss: that is at least 0, minus a log-probability"
 
 
 def probability(name: str, index: Sequence[int], value: float) -> str:
@@ -185,7 +187,8 @@ def probability(name: str, index: Sequence[int], value: float) -> str:
 
 def total(name: str, index: Sequence[int], value: float, tolerance: float) -> str:
     """Say that a row of probabilities does not sum to 1."""
-    return f"{place(name, index)} sums to {value:.9g}, not to 1 (tolerance {tolerance:g}); it is no distribution"
+    sums = f"{place(name, index)} sums to {value:.9g}, not to 1 (tolerance {tolerance:g})"
+    return f"{sums}; it is no distribution (softmax makes one of logits)"
 
 
 def tolerance(bits: int) -> float:

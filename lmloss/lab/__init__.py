@@ -54,11 +54,14 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "figures":
-        return import_module("lmloss.lab.figures")
-    if name in _MODULES:
-        return getattr(import_module(f"lmloss.lab.{_MODULES[name]}"), name)
-    raise AttributeError(f"module 'lmloss.lab' has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module 'lmloss.lab' has no attribute {name!r}")
+    try:
+        module = import_module(f"lmloss.lab.{_MODULES.get(name, name)}")
+    except ModuleNotFoundError as error:
+        missing = f"lmloss.lab.{name} needs {error.name}: install lmloss with its [book] extra"
+        raise ModuleNotFoundError(missing, name=error.name) from None
+    return module if name == "figures" else getattr(module, name)
 
 
 def __dir__() -> list[str]:

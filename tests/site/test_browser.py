@@ -47,7 +47,7 @@ INSPECT = r"""() => {
     rawFormulas: article.innerText.match(/\\\(|\\\[|\\(?:frac|sum|log|operatorname)\b/g) || [],
     theme: document.documentElement.dataset.theme,
     paintedImages: outputs.map(i => getComputedStyle(i))
-      .filter(s => s.backgroundColor != "rgba(0, 0, 0, 0)" || s.filter != "none").length,
+      .filter(s => s.backgroundColor != "rgba(0, 0, 0, 0)" || !["none", "brightness(1.35)"].includes(s.filter)).length,
   };
 }"""
 
