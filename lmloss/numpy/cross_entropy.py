@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lmloss import _checks
-from lmloss.numpy._arrays import Array, as_logits, as_weights, kind, refuse_first, refuse_improper
+from lmloss.numpy._arrays import Array, as_logits, as_weights
 from lmloss.numpy._reduce import Average
 from lmloss.numpy._rows import RowLoss, row_loss
+from lmloss.numpy._targets import read_targets
 from lmloss.numpy.softmax import capped
 
 
@@ -229,45 +230,30 @@ def _describe(
     _checks.choice("smoothing_over", smoothing_over, _checks.SMOOTHINGS)
     z_loss = _checks.non_negative("z_loss", z_loss)
     softcap = None if softcap is None else _checks.positive("softcap", softcap)
-    _checks.ignore_index(ignore_index)
     _checks.reduction(reduction, denominator is not None)
     denominator = None if denominator is None else _checks.non_negative("denominator", denominator)
     _checks.switch("validate", validate)
     check_values = validate is not False
 
     z = as_logits("logits", logits, at_least=2 if label_smoothing > 0 and smoothing_over == "others" else 1)
-    y = np.asarray(targets)
-    soft = _checks.targets(name, y.shape, kind(y), y.dtype, z.shape)
-    shape, classes = z.shape[:-1], z.shape[-1]
-    if not shape and (shift or reduction == "sequence"):
-        raise ValueError(f"{name} is a single target; a sequence needs an axis of positions")
-    weights = np.ones(shape)
-    if token_weight is not None:
-        weights = as_weights("token_weight", token_weight, shape, f"one weight for each of the {name}", check_values)
     if class_weight is not None:
-        class_weight = as_weights("class_weight", class_weight, (classes,), "one weight for each class", check_values)
-    if shift:  # a roll of the small arrays, so that the large one stays where it is
-        y, weights = np.roll(y, -1, axis=len(shape) - 1), np.roll(weights, -1, axis=-1)
-        weights[..., -1:] = 0
-
+        class_weight = as_weights("class_weight", class_weight, z.shape[-1:], "one weight for each class", check_values)
+    y, weights = read_targets(
+        name,
+        targets,
+        z,
+        ignore_index=ignore_index,
+        token_weight=token_weight,
+        reduction=reduction,
+        check_values=check_values,
+        distributions=True,
+        shift=shift,
+    )
     counts = weights
-    if soft:
-        if check_values:
-            limit = _checks.tolerance(y.dtype.itemsize * 8)
-            refuse_improper(name, y, limit, exempt=weights == 0, offset=int(shift))
-    else:
-        ignored = np.zeros(shape, bool) if ignore_index is None else np.asarray(y == ignore_index)
-        unread = ignored if not shift else ignored | (np.arange(shape[-1]) == shape[-1] - 1)
-        if check_values:
-            bad = ((y < 0) | (y >= classes)) & ~unread
-            note = f"; ignore_index is {ignore_index}"
-            refuse_first(name, y, bad, _checks.outside, offset=int(shift), classes=classes, note=note)
-        y = np.where(unread, 0, y).astype(np.intp)
-        weights = counts = np.where(ignored, 0, weights)
-        if class_weight is not None:
-            counts = weights * class_weight[y]
-            # Where nothing is smoothed, a class of weight 0 leaves nothing to pay.
-            weights = weights if label_smoothing > 0 else np.where(counts == 0, 0, weights)
+    if class_weight is not None and y.dtype.kind == "i":
+        counts = weights * class_weight[y]
+        # Where nothing is smoothed, a class of weight 0 leaves nothing to pay.
+        weights = weights if label_smoothing > 0 else np.where(counts == 0, 0, weights)
 
     kernel = partial(
         _cross_entropy_rows,
@@ -277,7 +263,7 @@ def _describe(
         z_loss=z_loss,
         cap=softcap,
     )
-    average = Average(weights, counts, reduction, denominator, max(shape[-1] - 1, 0) if shift else None)
+    average = Average(weights, counts, reduction, denominator, max(z.shape[-2] - 1, 0) if shift else None)
     return RowLoss(kernel, z, (y,), average)
 
 

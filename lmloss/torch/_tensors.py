@@ -75,16 +75,27 @@ def traced() -> bool:
 
 
 def as_weights(
-    name: str, value: object, shape: _checks.Shape, why: str, dtype: torch.dtype, check_values: bool
+    name: str, value: object, shape: _checks.Shape, why: str, logits: Tensor, validate: bool | None
 ) -> Tensor:
     """Return weights of an exact shape as constants, refused unless finite and not negative."""
     tensor = as_tensor(name, value).detach()
     _checks.real(name, kind(tensor), tensor.dtype)
+    _checks.same_device(name, tensor.device, logits.device)
     _checks.exact_shape(name, tuple(tensor.shape), shape, why)
-    weights = tensor.to(dtype)
-    if check_values:
+    weights = tensor.to(loss_dtype(logits.dtype))
+    if reads_values(validate, weights):
         refuse_first(name, weights, ~((weights >= 0) & torch.isfinite(weights)), _checks.weight)
     return weights
+
+
+def as_denominator(value: float | Tensor, logits: Tensor, validate: bool | None) -> Tensor:
+    """Return what a mean divides by as a constant, refused unless one number of at least 0."""
+    if not isinstance(value, Tensor) or reads_values(validate, value):
+        _checks.non_negative("denominator", value)
+    if isinstance(value, Tensor):
+        _checks.exact_shape("denominator", tuple(value.shape), (), "a single number")
+        value = value.detach()
+    return torch.as_tensor(value, dtype=loss_dtype(logits.dtype), device=logits.device)
 
 
 def as_classes(targets: Tensor) -> Tensor:

@@ -9,17 +9,8 @@ from torch import Tensor
 from lmloss import _checks
 from lmloss.torch._reduce import Average
 from lmloss.torch._rows import RowLoss, row_loss
-from lmloss.torch._tensors import (
-    as_classes,
-    as_logits,
-    as_tensor,
-    as_weights,
-    kind,
-    loss_dtype,
-    reads_values,
-    refuse_first,
-    refuse_improper,
-)
+from lmloss.torch._targets import read_targets
+from lmloss.torch._tensors import as_denominator, as_logits, as_weights
 from lmloss.torch.softmax import capped
 
 
@@ -241,66 +232,34 @@ def _describe(
     _checks.choice("smoothing_over", smoothing_over, _checks.SMOOTHINGS)
     z_loss = _checks.non_negative("z_loss", z_loss)
     softcap = None if softcap is None else _checks.positive("softcap", softcap)
-    _checks.ignore_index(ignore_index)
     _checks.reduction(reduction, denominator is not None)
     _checks.switch("validate", validate)
 
     z = as_logits("logits", logits, at_least=2 if label_smoothing > 0 and smoothing_over == "others" else 1)
-    y = as_tensor(name, targets).detach()
-    for argument, tensor in ((name, y), ("token_weight", token_weight), ("class_weight", class_weight)):
-        if tensor is not None:
-            _checks.same_device(argument, as_tensor(argument, tensor).device, z.device)
-    soft = _checks.targets(name, tuple(y.shape), kind(y), y.dtype, tuple(z.shape))
-    shape, classes, compute = tuple(z.shape[:-1]), z.shape[-1], loss_dtype(z.dtype)
-    if not shape and (shift or reduction == "sequence"):
-        raise ValueError(f"{name} is a single target; a sequence needs an axis of positions")
-    check_values = reads_values(validate, z, y, token_weight, class_weight)
-    weights = torch.ones(shape, dtype=compute, device=z.device)
-    if token_weight is not None:
-        why = f"one weight for each of the {name}"
-        weights = as_weights("token_weight", token_weight, shape, why, compute, check_values)
     if class_weight is not None:
-        why = "one weight for each class"
-        class_weight = as_weights("class_weight", class_weight, (classes,), why, compute, check_values)
-    last = torch.zeros(shape, dtype=torch.bool, device=z.device)
-    if shift:  # a roll of the small tensors, so that the large one stays where it is
-        y, weights = y.roll(-1, dims=len(shape) - 1), weights.roll(-1, dims=-1)
-        last[..., -1:] = True
-        weights = torch.where(last, 0, weights)
-
+        shape = tuple(z.shape[-1:])
+        class_weight = as_weights("class_weight", class_weight, shape, "one weight for each class", z, validate)
+    y, weights = read_targets(
+        name,
+        targets,
+        z,
+        ignore_index=ignore_index,
+        token_weight=token_weight,
+        reduction=reduction,
+        validate=validate,
+        distributions=True,
+        shift=shift,
+    )
     counts = weights
-    if soft:
-        if check_values:
-            limit = _checks.tolerance(torch.finfo(y.dtype).bits)
-            refuse_improper(name, y, limit, exempt=weights == 0, offset=int(shift))
-    else:
-        given, y = y, as_classes(y)
-        ignored = last if ignore_index is None else last | (y == ignore_index)
-        if check_values:
-            bad = ((y < 0) | (y >= classes)) & ~ignored
-            note = f"; ignore_index is {ignore_index}"
-            refuse_first(name, given, bad, _checks.outside, offset=int(shift), classes=classes, note=note)
-        y = torch.where(ignored, 0, y)
-        weights = counts = torch.where(ignored, 0, weights)
-        if class_weight is not None:
-            counts = weights * class_weight[y]
-            # Where nothing is smoothed, a class of weight 0 leaves nothing to pay.
-            weights = weights if label_smoothing > 0 else torch.where(counts == 0, 0, weights)
+    if class_weight is not None and not y.is_floating_point():
+        counts = weights * class_weight[y]
+        # Where nothing is smoothed, a class of weight 0 leaves nothing to pay.
+        weights = weights if label_smoothing > 0 else torch.where(counts == 0, 0, weights)
 
     kernel = _CrossEntropy(label_smoothing, smoothing_over == "others", z_loss, softcap)
-    positions = max(shape[-1] - 1, 0) if shift else None
-    divisor = None if denominator is None else _denominator(denominator, z, validate)
-    average = Average(weights, counts, reduction, divisor, positions)
+    divisor = None if denominator is None else as_denominator(denominator, z, validate)
+    average = Average(weights, counts, reduction, divisor, max(z.shape[-2] - 1, 0) if shift else None)
     return RowLoss(kernel, z, () if class_weight is None else (class_weight,), (y,), average)
-
-
-def _denominator(denominator: float | Tensor, logits: Tensor, validate: bool | None) -> Tensor:
-    if not isinstance(denominator, Tensor) or reads_values(validate, denominator):
-        _checks.non_negative("denominator", denominator)
-    if isinstance(denominator, Tensor):
-        _checks.exact_shape("denominator", tuple(denominator.shape), (), "a single number")
-        denominator = denominator.detach()
-    return torch.as_tensor(denominator, dtype=loss_dtype(logits.dtype), device=logits.device)
 
 
 @dataclass(frozen=True)

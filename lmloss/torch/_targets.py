@@ -1,0 +1,66 @@
+"""Which classes are scored, and how much each token counts."""
+
+import torch
+from torch import Tensor
+
+from lmloss import _checks
+from lmloss.torch._tensors import (
+    as_classes,
+    as_tensor,
+    as_weights,
+    kind,
+    loss_dtype,
+    reads_values,
+    refuse_first,
+    refuse_improper,
+)
+
+
+def read_targets(
+    name: str,
+    targets: Tensor,
+    logits: Tensor,
+    *,
+    ignore_index: int | None,
+    token_weight: Tensor | None,
+    reduction: str,
+    validate: bool | None = None,
+    distributions: bool = False,
+    shift: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Return the targets of every row of the logits, and every row's weight: 0 where it does not count.
+
+    Classes come back as indices, 0 where nothing is read; `distributions` `(..., V)` only where allowed. With `shift`,
+    row t gets target t + 1, and the last row of a sequence gets none.
+    """
+    _checks.ignore_index(ignore_index)
+    y, shape, classes = as_tensor(name, targets).detach(), tuple(logits.shape[:-1]), logits.shape[-1]
+    _checks.same_device(name, y.device, logits.device)
+    soft = _checks.targets(name, tuple(y.shape), kind(y), y.dtype, tuple(logits.shape))
+    if soft and not distributions:
+        raise TypeError(f"{name} must be integers, not {y.dtype}: this loss is defined for classes, not distributions")
+    if not shape and (shift or reduction == "sequence"):
+        raise ValueError(f"{name} is a single target; a sequence needs an axis of positions")
+    weights = torch.ones(shape, dtype=loss_dtype(logits.dtype), device=logits.device)
+    if token_weight is not None:
+        why = f"one weight for each of the {name}"
+        weights = as_weights("token_weight", token_weight, shape, why, logits, validate)
+    check_values = reads_values(validate, logits, y, weights)
+    last = torch.zeros(shape, dtype=torch.bool, device=logits.device)
+    if shift:  # a roll of the small tensors, so that the large one stays where it is
+        y, weights = y.roll(-1, dims=len(shape) - 1), weights.roll(-1, dims=-1)
+        last[..., -1:] = True
+        weights = torch.where(last, 0, weights)
+    if soft:
+        if check_values:
+            limit = _checks.tolerance(torch.finfo(y.dtype).bits)
+            refuse_improper(name, y, limit, exempt=weights == 0, offset=int(shift))
+        return y, weights
+
+    given, y = y, as_classes(y)
+    ignored = last if ignore_index is None else last | (y == ignore_index)
+    if check_values:
+        bad = ((y < 0) | (y >= classes)) & ~ignored
+        note = f"; ignore_index is {ignore_index}"
+        refuse_first(name, given, bad, _checks.outside, offset=int(shift), classes=classes, note=note)
+    return torch.where(ignored, 0, y), torch.where(ignored, 0, weights)
