@@ -5,7 +5,7 @@ This file knows numbers, shapes and kinds of dtype ("f" floating, "i" integer, "
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 Shape = tuple[int, ...]
 
@@ -175,6 +175,11 @@ def weight(name: str, index: Sequence[int], value: float) -> str:
     return f"{place(name, index)} = {value!r} must be finite and not negative"
 
 
+def beyond_one(name: str, index: Sequence[int], value: float) -> str:
+    """Say that a fraction is above 1."""
+    return f"{place(name, index)} = {value!r} is outside [0, 1]"
+
+
 def loss(name: str, index: Sequence[int], value: float) -> str:
     """Say that a loss is negative or undefined."""
     return f"{place(name, index)} = {value!r} is no loss: that is at least 0, minus a log-probability"
@@ -194,3 +199,103 @@ def total(name: str, index: Sequence[int], value: float, tolerance: float) -> st
 def tolerance(bits: int) -> float:
     """Return how far a distribution's sum may be from 1 in a floating-point type of so many bits."""
     return {16: 1e-2, 32: 1e-4}.get(bits, 1e-6)
+
+
+def vectors(name: str, shape: Shape) -> None:
+    """Refuse an array that is not one vector in each row."""
+    if len(shape) != 2 or shape[1] < 1:
+        raise ValueError(f"{name} has shape {shape}; expected two axes, one vector in each row and D >= 1 columns")
+
+
+def contrast(symmetric: object, reduction: object) -> None:
+    """Refuse a switch that is not True or False, and a reduction that rows of a batch do not have."""
+    if not isinstance(symmetric, bool):
+        raise TypeError(f"symmetric = {symmetric!r} is not True or False")
+    if reduction == "sequence":
+        raise ValueError('reduction = "sequence" averages tokens, and pairs have none: use "mean", "sum" or "none"')
+    choice("reduction", reduction, ("mean", "sum", "none"))
+
+
+PAIR = ("policy_chosen", "policy_rejected", "reference_chosen", "reference_rejected")
+
+
+def sequence_of_classes(name: str, shape: Shape, kind: str, dtype: object) -> None:
+    """Refuse targets that are not classes along an axis of positions."""
+    integer(name, kind, dtype)
+    if not shape:
+        raise ValueError(f"{name} is a single target; a sequence needs an axis of positions")
+
+
+def integer(name: str, kind: str, dtype: object) -> None:
+    """Refuse what is not an integer."""
+    if kind != "i":
+        raise TypeError(f"{name} must be integers (token ids), not {dtype}")
+
+
+def mixed_ids(name: str, dtype: object, other: str, other_dtype: object) -> None:
+    """Refuse two dtypes of ids that int64 cannot hold together."""
+    names = str(dtype).removeprefix("torch."), str(other_dtype).removeprefix("torch.")
+    if names[0] != names[1] and "uint64" in names:
+        raise TypeError(f"{name} are {names[0]} and {other} {names[1]}; int64 cannot hold both, convert one of them")
+
+
+def candidates(name: str, shape: Shape) -> None:
+    """Refuse an array whose last axis holds no candidate."""
+    if not shape or not shape[-1]:
+        raise ValueError(f"{name} has shape {shape}; the last axis holds the candidates and needs at least 1")
+
+
+def broadcasts(name: str, shape: Shape, other: str, other_shape: Shape) -> None:
+    """Refuse a shape that does not broadcast to another, or would enlarge it."""
+    sizes = zip(reversed(shape), reversed(other_shape), strict=False)
+    if len(shape) > len(other_shape) or any(mine not in (1, theirs) for mine, theirs in sizes):
+        raise ValueError(f"{name} has shape {shape}; it must broadcast to that of {other}, {other_shape}")
+
+
+def together(name: str, device: object, other: str, other_device: object) -> None:
+    """Refuse two arguments that live on different devices."""
+    if device != other_device:
+        raise ValueError(f"{name} is on {device} and {other} on {other_device}; move one of them")
+
+
+def infinite(name: str, index: Sequence[int], value: float) -> str:
+    """Say that a number is infinite or undefined."""
+    return f"{place(name, index)} = {value!r} must be finite"
+
+
+def token_ids(name: str, kind: str, dtype: object, largest: int, vocab_size: int) -> None:
+    """Refuse what is not integer, or an integer type too narrow for the vocabulary."""
+    if kind != "i":
+        raise TypeError(f"{name} must be integers, not {dtype}")
+    if vocab_size - 1 > largest:
+        raise ValueError(f"{name} of {dtype} cannot hold every id of vocab_size = {vocab_size}; use a wider integer")
+
+
+def token_id(name: str, value: object, vocab_size: int) -> int:
+    """Return `value` if it is the id of a token of the vocabulary."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} = {value!r} is not an integer")
+    result = operator.index(value)
+    if not 0 <= result < vocab_size:
+        raise ValueError(outside(name, (), result, vocab_size, "; vocab_size counts every id, added tokens included"))
+    return result
+
+
+def special_token_ids(values: object, vocab_size: int) -> list[int]:
+    """Return the special ids in increasing order and each once; refuse them where they leave no ordinary token."""
+    name = "special_token_ids"
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be a sequence of ids, not {type(values).__name__}")
+    ids = sorted({token_id(f"{name}[{i}]", value, vocab_size) for i, value in enumerate(values)})
+    if len(ids) == vocab_size:
+        raise ValueError(f"{name} are all {vocab_size} ids of the vocabulary; no token is left to mask or to draw")
+    return ids
+
+
+def masking_rates(mask_prob: object, replace_prob: object, random_prob: object) -> tuple[float, float, float]:
+    """Return the three rates if each lies in [0, 1] and the last two sum to at most 1."""
+    selected = fraction("mask_prob", mask_prob)
+    replaced, random = fraction("replace_prob", replace_prob), fraction("random_prob", random_prob)
+    if replaced + random > 1:
+        raise ValueError(f"replace_prob + random_prob = {replaced} + {random} must not be greater than 1")
+    return selected, replaced, random

@@ -1,5 +1,6 @@
 """The reference path: readable NumPy, float64-friendly, every gradient in closed form."""
 
+from lmloss.numpy.alternatives import brier_loss, focal_loss, hinge_loss
 from lmloss.numpy.cross_entropy import causal_lm_loss, cross_entropy, masked_lm_loss
 from lmloss.numpy.gradients import CrossEntropyLoss, check_gradient, value_and_grad
 from lmloss.numpy.information import (
@@ -17,12 +18,15 @@ __all__ = [
     "CrossEntropyLoss",
     "Perplexity",
     "bits_per_byte",
+    "brier_loss",
     "causal_lm_loss",
     "check_gradient",
     "cross_entropy",
     "cross_entropy_probs",
     "entropy",
     "expected_calibration_error",
+    "focal_loss",
+    "hinge_loss",
     "js_divergence",
     "kl_divergence",
     "log_softmax",

@@ -39,6 +39,16 @@ def as_weights(name: str, values: ArrayLike, shape: _checks.Shape, why: str, che
     return weights
 
 
+def as_fractions(name: str, values: ArrayLike, shape: _checks.Shape, why: str) -> Array:
+    """Return numbers in [0, 1], a single one or as many as the shape says, as float64."""
+    array = np.asarray(values)
+    if array.ndim == 0:
+        return np.asarray(_checks.fraction(name, array.item()))
+    fractions = as_weights(name, array, shape, why)
+    refuse_first(name, fractions, fractions > 1, _checks.beyond_one)
+    return fractions
+
+
 def as_distribution(name: str, values: ArrayLike, axes: int = 1) -> Array:
     """Return probabilities over the last axes in the loss dtype, refused unless they form distributions."""
     array = np.asarray(values)

@@ -8,7 +8,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -18,11 +18,9 @@ from lmloss.numpy._reduce import Average
 BLOCK_ELEMENTS = 1 << 17  # 1 MB in float64: a block and its exponentials stay in the cache of one core
 
 
-class Kernel(Protocol):
-    """The mathematics of a loss on one block of rows."""
-
-    def __call__(self, logits: Array, *rows: Array, gradient: bool) -> tuple[Array, Array | None]:
-        """Return the losses `(n,)` and, where wanted, the gradient `(n, V)` of each with respect to its logits."""
+# The mathematics of a loss on one block of rows: kernel(logits (n, V), *rows, gradient=bool) returns the losses (n,)
+# and, where wanted, the gradient (n, V) of each with respect to its own logits.
+Kernel = Callable[..., tuple[Array, Array | None]]
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,16 @@ def as_weights(
     return weights
 
 
+def as_fractions(name: str, value: float | Tensor, shape: _checks.Shape, why: str, logits: Tensor) -> Tensor:
+    """Return numbers in [0, 1], a single one or as many as the shape says, as constants of that shape."""
+    if not isinstance(value, Tensor):
+        return torch.full(shape, _checks.fraction(name, value), dtype=loss_dtype(logits.dtype), device=logits.device)
+    fractions = as_weights(name, value, tuple(value.shape) and shape, why, logits, None)
+    if reads_values(None, fractions):
+        refuse_first(name, fractions, fractions > 1, _checks.beyond_one)
+    return fractions.expand(shape)
+
+
 def as_denominator(value: float | Tensor, logits: Tensor, validate: bool | None) -> Tensor:
     """Return what a mean divides by as a constant, refused unless one number of at least 0."""
     if not isinstance(value, Tensor) or reads_values(validate, value):
