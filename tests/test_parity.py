@@ -37,7 +37,36 @@ LOSS_OPTIONS = {
     "denominator": None,
     "validate": None,
 }
+TOKEN_OPTIONS = {"ignore_index": -100, "token_weight": None, "reduction": "mean", "denominator": None}
 CONTRACT = {
+    "focal_loss": (["logits", "targets"], {"gamma": 2.0, "alpha": 1.0, **TOKEN_OPTIONS}),
+    "hinge_loss": (["logits", "targets"], {"margin": 1.0, **TOKEN_OPTIONS}),
+    "brier_loss": (["logits", "targets"], TOKEN_OPTIONS),
+    "mask_tokens": (
+        ["input_ids"],
+        {
+            "mask_token_id": REQUIRED,
+            "vocab_size": REQUIRED,
+            "special_token_ids": (),
+            "mask_prob": 0.15,
+            "replace_prob": 0.8,
+            "random_prob": 0.1,
+            "word_ids": None,
+            "rng": None,
+        },
+    ),
+    "sequence_log_prob": (["logits", "targets"], {"ignore_index": -100}),
+    "scheduled_sampling": (["targets", "samples"], {"keep_prob": REQUIRED, "rng": REQUIRED}),
+    "reinforce_loss": (["log_probs", "rewards"], {"baseline": None}),
+    "minimum_risk_loss": (["sequence_log_probs", "risks"], {"sharpness": 1.0}),
+    "dpo_loss": (
+        ["policy_chosen", "policy_rejected", "reference_chosen", "reference_rejected"],
+        {"beta": 0.1, "label_smoothing": 0.0, "reduction": "mean"},
+    ),
+    "info_nce_loss": (
+        ["queries", "keys"],
+        {"negatives": None, "temperature": 0.07, "symmetric": False, "reduction": "mean"},
+    ),
     "surprisal": (["p"], {"base": None}),
     "entropy": (["p"], {"base": None}),
     "cross_entropy_probs": (["p", "q"], {"base": None}),

@@ -1,6 +1,7 @@
 """The reference path: readable NumPy, float64-friendly, every gradient in closed form."""
 
 from lmloss.numpy.alternatives import brier_loss, focal_loss, hinge_loss
+from lmloss.numpy.contrastive import info_nce_loss
 from lmloss.numpy.cross_entropy import causal_lm_loss, cross_entropy, masked_lm_loss
 from lmloss.numpy.gradients import CrossEntropyLoss, check_gradient, value_and_grad
 from lmloss.numpy.information import (
@@ -11,7 +12,9 @@ from lmloss.numpy.information import (
     mutual_information,
     surprisal,
 )
+from lmloss.numpy.masking import mask_tokens
 from lmloss.numpy.metrics import Perplexity, bits_per_byte, expected_calibration_error, perplexity
+from lmloss.numpy.sequence import dpo_loss, minimum_risk_loss, reinforce_loss, scheduled_sampling, sequence_log_prob
 from lmloss.numpy.softmax import log_softmax, logsumexp, softcap, softmax
 
 __all__ = [
@@ -23,17 +26,24 @@ __all__ = [
     "check_gradient",
     "cross_entropy",
     "cross_entropy_probs",
+    "dpo_loss",
     "entropy",
     "expected_calibration_error",
     "focal_loss",
     "hinge_loss",
+    "info_nce_loss",
     "js_divergence",
     "kl_divergence",
     "log_softmax",
     "logsumexp",
+    "mask_tokens",
     "masked_lm_loss",
+    "minimum_risk_loss",
     "mutual_information",
     "perplexity",
+    "reinforce_loss",
+    "scheduled_sampling",
+    "sequence_log_prob",
     "softcap",
     "softmax",
     "surprisal",

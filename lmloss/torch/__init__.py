@@ -2,6 +2,7 @@
 
 from lmloss.torch._tensors import default_device
 from lmloss.torch.alternatives import brier_loss, focal_loss, hinge_loss
+from lmloss.torch.contrastive import info_nce_loss
 from lmloss.torch.cross_entropy import causal_lm_loss, cross_entropy, masked_lm_loss
 from lmloss.torch.information import (
     cross_entropy_probs,
@@ -11,8 +12,10 @@ from lmloss.torch.information import (
     mutual_information,
     surprisal,
 )
+from lmloss.torch.masking import mask_tokens
 from lmloss.torch.metrics import Perplexity, bits_per_byte, expected_calibration_error, perplexity
 from lmloss.torch.modules import CrossEntropyLoss
+from lmloss.torch.sequence import dpo_loss, minimum_risk_loss, reinforce_loss, scheduled_sampling, sequence_log_prob
 from lmloss.torch.softmax import log_softmax, logsumexp, softcap, softmax
 
 __all__ = [
@@ -24,17 +27,24 @@ __all__ = [
     "cross_entropy",
     "cross_entropy_probs",
     "default_device",
+    "dpo_loss",
     "entropy",
     "expected_calibration_error",
     "focal_loss",
     "hinge_loss",
+    "info_nce_loss",
     "js_divergence",
     "kl_divergence",
     "log_softmax",
     "logsumexp",
+    "mask_tokens",
     "masked_lm_loss",
+    "minimum_risk_loss",
     "mutual_information",
     "perplexity",
+    "reinforce_loss",
+    "scheduled_sampling",
+    "sequence_log_prob",
     "softcap",
     "softmax",
     "surprisal",
