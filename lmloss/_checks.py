@@ -299,3 +299,20 @@ def masking_rates(mask_prob: object, replace_prob: object, random_prob: object) 
     if replaced + random > 1:
         raise ValueError(f"replace_prob + random_prob = {replaced} + {random} must not be greater than 1")
     return selected, replaced, random
+
+
+DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")
+
+
+def between(name: str, value: object) -> float:
+    """Return `value` if it lies strictly between 0 and 1."""
+    result = number(name, value)
+    if not 0 < result < 1:
+        raise ValueError(f"{name} = {result!r} is not strictly between 0 and 1")
+    return result
+
+
+def needs_positions(name: str, shape: Shape, reduction: str) -> None:
+    """Refuse a reduction over positions where there are none."""
+    if reduction == "sequence" and not shape:
+        raise ValueError(f"{name} is a single row; a sequence needs an axis of positions")

@@ -42,6 +42,17 @@ CONTRACT = {
     "focal_loss": (["logits", "targets"], {"gamma": 2.0, "alpha": 1.0, **TOKEN_OPTIONS}),
     "hinge_loss": (["logits", "targets"], {"margin": 1.0, **TOKEN_OPTIONS}),
     "brier_loss": (["logits", "targets"], TOKEN_OPTIONS),
+    "distillation_loss": (
+        ["student_logits", "teacher_logits", ("targets", None)],
+        {
+            "temperature": 2.0,
+            "alpha": 0.5,
+            "divergence": "forward_kl",
+            "beta": 0.5,
+            "validate": None,
+            **TOKEN_OPTIONS,
+        },
+    ),
     "mask_tokens": (
         ["input_ids"],
         {
@@ -127,7 +138,8 @@ def test_names_kinds_and_defaults_of_the_parameters_are_the_same(name):
 @pytest.mark.parametrize("name", CONTRACT)
 def test_the_parameters_are_those_of_the_contract(module, name):
     positional, keywords = CONTRACT[name]
-    want = [(p, PLAIN, REQUIRED) for p in positional] + [(k, KEYWORD, v) for k, v in keywords.items()]
+    pairs = [p if isinstance(p, tuple) else (p, REQUIRED) for p in positional]
+    want = [(p, PLAIN, default) for p, default in pairs] + [(k, KEYWORD, v) for k, v in keywords.items()]
     got = parameters(getattr(module, name))
     assert got[: len(positional)] == want[: len(positional)]
     assert sorted(got[len(positional) :], key=str) == sorted(want[len(positional) :], key=str)

@@ -3,6 +3,7 @@
 from lmloss.numpy.alternatives import brier_loss, focal_loss, hinge_loss
 from lmloss.numpy.contrastive import info_nce_loss
 from lmloss.numpy.cross_entropy import causal_lm_loss, cross_entropy, masked_lm_loss
+from lmloss.numpy.distillation import distillation_loss
 from lmloss.numpy.gradients import CrossEntropyLoss, check_gradient, value_and_grad
 from lmloss.numpy.information import (
     cross_entropy_probs,
@@ -26,6 +27,7 @@ __all__ = [
     "check_gradient",
     "cross_entropy",
     "cross_entropy_probs",
+    "distillation_loss",
     "dpo_loss",
     "entropy",
     "expected_calibration_error",

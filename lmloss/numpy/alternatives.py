@@ -10,6 +10,7 @@ from lmloss.numpy._arrays import Array, as_fractions, as_logits
 from lmloss.numpy._reduce import Average
 from lmloss.numpy._rows import Kernel, RowLoss, row_loss
 from lmloss.numpy._targets import read_targets
+from lmloss.numpy.softmax import log_probs
 
 
 @row_loss
@@ -211,7 +212,7 @@ def _focal_rows(
 ) -> tuple[Array, Array | None]:
     """Compute one block: with u = log q_y, the slope is dl/du (e_y - q)."""
     here = np.arange(len(logits)), targets
-    log_q = _log_softmax(logits)
+    log_q = log_probs(logits)
     u, scale = log_q[here], alpha[targets].astype(logits.dtype)
     doubt = -np.expm1(u)  # 1 - q_y, to full precision where q_y is close to 1
     damped = scale * doubt**gamma
@@ -246,15 +247,10 @@ def _hinge_rows(logits: Array, targets: Array, *, gradient: bool, margin: float)
 
 def _brier_rows(logits: Array, targets: Array, *, gradient: bool) -> tuple[Array, Array | None]:
     """Compute one block: with d = q - e_y, the slope is 2 q (d - sum q d)."""
-    q = np.exp(_log_softmax(logits))
+    q = np.exp(log_probs(logits))
     distance = q.copy()
     distance[np.arange(len(logits)), targets] -= 1
     losses = (distance**2).sum(axis=-1)
     if not gradient:
         return losses, None
     return losses, 2 * q * (distance - (q * distance).sum(axis=-1, keepdims=True))
-
-
-def _log_softmax(logits: Array) -> Array:
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))

@@ -167,6 +167,12 @@ def capped(logits: Array, cap: float) -> Array:
     return np.where(np.isneginf(logits), logits, cap * np.tanh(logits / cap))
 
 
+def log_probs(logits: Array) -> Array:
+    """Return `log_softmax` without checks."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+
+
 def _exponentials(logits: ArrayLike, temperature: float) -> tuple[Array, Array, np.dtype[Any]]:
     """Return the logits shifted so that their largest is 0, the sum of their exponentials, and the dtype asked for."""
     temperature = _checks.positive("temperature", temperature)

@@ -4,6 +4,7 @@ from lmloss.torch._tensors import default_device
 from lmloss.torch.alternatives import brier_loss, focal_loss, hinge_loss
 from lmloss.torch.contrastive import info_nce_loss
 from lmloss.torch.cross_entropy import causal_lm_loss, cross_entropy, masked_lm_loss
+from lmloss.torch.distillation import distillation_loss
 from lmloss.torch.information import (
     cross_entropy_probs,
     entropy,
@@ -27,6 +28,7 @@ __all__ = [
     "cross_entropy",
     "cross_entropy_probs",
     "default_device",
+    "distillation_loss",
     "dpo_loss",
     "entropy",
     "expected_calibration_error",

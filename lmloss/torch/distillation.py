@@ -1,0 +1,202 @@
+"""Distillation: a student's cross-entropy on the targets, and its divergence from a teacher."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lmloss import _checks
+from lmloss.torch._reduce import Average
+from lmloss.torch._rows import RowLoss, row_loss
+from lmloss.torch._targets import read_targets
+from lmloss.torch._tensors import as_denominator, as_logits, as_weights, loss_dtype
+
+
+@row_loss
+def distillation_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    targets: Tensor | None = None,
+    *,
+    temperature: float = 2.0,
+    alpha: float = 0.5,
+    divergence: str = "forward_kl",
+    beta: float = 0.5,
+    ignore_index: int | None = -100,
+    token_weight: Tensor | None = None,
+    reduction: str = "mean",
+    denominator: float | Tensor | None = None,
+    validate: bool | None = None,
+) -> RowLoss:
+    r"""Compute the distillation loss: cross-entropy on the targets, and divergence from a teacher's distribution.
+
+    .. math:: \ell = \alpha \, (-\log q_y) + (1 - \alpha) \, \tau^2 D(p^{(\tau)}, q^{(\tau)})
+
+    with :math:`q` the student's softmax, and :math:`p^{(\tau)}`, :math:`q^{(\tau)}` the teacher's and the student's at
+    temperature :math:`\tau`. The factor :math:`\tau^2` keeps the size of the gradient while :math:`\tau` changes.
+    Without targets the loss is :math:`\tau^2 D` alone.
+
+    Parameters
+    ----------
+    student_logits : Tensor, shape (..., V)
+        Floating point.
+    teacher_logits : Tensor, shape (..., V)
+        Floating point, over the same vocabulary; constants: no gradient flows to them.
+    targets : Tensor, shape (...), optional
+        Classes, of any integer dtype.
+    temperature : float
+        :math:`\tau > 0`, for the divergence only.
+    alpha : float
+        In [0, 1], the share of the cross-entropy; unused without targets.
+    divergence : {"forward_kl", "reverse_kl", "jsd"}
+        :math:`\mathrm{KL}(p \,\|\, q)`, :math:`\mathrm{KL}(q \,\|\, p)`, or
+        :math:`\beta \mathrm{KL}(p \,\|\, m) + (1 - \beta) \mathrm{KL}(q \,\|\, m)` with
+        :math:`m = \beta p + (1 - \beta) q`.
+    beta : float
+        Strictly between 0 and 1, for ``"jsd"``.
+    ignore_index : int or None
+        Tokens with this target cost exactly 0 and do not count; None ignores nothing.
+    token_weight : Tensor, shape (...), optional
+        Weight of each token, at least 0.
+    reduction : {"mean", "sum", "none", "sequence"}
+        As in `cross_entropy`.
+    denominator : float or Tensor, optional
+        Divide the sum by this instead: with ``reduction="mean"``, the number of tokens of a whole step.
+    validate : bool, optional
+        Whether to look at the values of targets and weights; by default as in `cross_entropy`.
+
+    Returns
+    -------
+    Tensor
+        In nats; float64 for float64 student logits, float32 for narrower ones. ``inf`` where a divergence is.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong kind, shape or value, or the vocabularies differ; the message names it.
+
+    Examples
+    --------
+    >>> import torch, lmloss.torch as lt
+    >>> teacher, student = torch.tensor([[2.0, 1.0, 0.0]]), torch.zeros(1, 3)
+    >>> lt.distillation_loss(student, teacher, temperature=2.0)
+    tensor(0.3137)
+    >>> lt.distillation_loss(teacher, teacher, temperature=2.0)
+    tensor(0.)
+
+    References
+    ----------
+    Hinton, Vinyals & Dean, "Distilling the knowledge in a neural network", arXiv:1503.02531 (2015), section 2; reverse
+    KL and the generalised JSD: Agarwal et al., arXiv:2306.13649 (2024), section 2.
+    """
+    temperature = _checks.positive("temperature", temperature)
+    alpha = _checks.fraction("alpha", alpha)
+    _checks.choice("divergence", divergence, _checks.DIVERGENCES)
+    beta = _checks.between("beta", beta)
+    _checks.ignore_index(ignore_index)
+    _checks.reduction(reduction, denominator is not None)
+    _checks.switch("validate", validate)
+
+    z, teacher = as_logits("student_logits", student_logits), as_logits("teacher_logits", teacher_logits).detach()
+    _checks.exact_shape("teacher_logits", tuple(teacher.shape), tuple(z.shape), "that of student_logits")
+    _checks.same_device("teacher_logits", teacher.device, z.device)
+    rows: tuple[Tensor, ...] = (teacher,)
+    shape = tuple(z.shape[:-1])
+    if targets is not None:
+        y, weights = read_targets(
+            "targets",
+            targets,
+            z,
+            ignore_index=ignore_index,
+            token_weight=token_weight,
+            reduction=reduction,
+            validate=validate,
+        )
+        rows = teacher, y
+    else:
+        _checks.needs_positions("student_logits", shape, reduction)
+        weights = torch.ones(shape, dtype=loss_dtype(z.dtype), device=z.device)
+        if token_weight is not None:
+            why = "one weight for each row of student_logits"
+            weights = as_weights("token_weight", token_weight, shape, why, z, validate)
+    divisor = None if denominator is None else as_denominator(denominator, z, validate)
+    kernel = _Distillation(temperature, alpha if targets is not None else 0.0, divergence, beta)
+    return RowLoss(kernel, z, (), rows, Average(weights, weights, reduction, divisor))
+
+
+@dataclass(frozen=True)
+class _Distillation:
+    """The row kernel: with D's slope g_j in log q_j, dD/dz_j = (g_j - q_j sum g) / tau."""
+
+    temperature: float
+    alpha: float
+    divergence: str
+    beta: float
+
+    def losses(self, z: Tensor, shared: tuple[Tensor, ...], rows: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        losses = self.plain(z, shared, rows)
+        return losses, losses.new_zeros(len(losses), 0)
+
+    def slopes(
+        self, z: Tensor, kept: Tensor, shared: tuple[Tensor, ...], rows: tuple[Tensor, ...], scale: Tensor, out: Tensor
+    ) -> None:
+        log_p, log_q = self._log_probs(z, rows[0])
+        p, q = log_p.exp(), log_q.exp()
+        if self.divergence == "forward_kl":
+            torch.sub(q, p, out=out)
+        else:
+            if self.divergence == "reverse_kl":
+                gap = log_q - log_p
+            else:
+                gap = (log_q - self._log_mixture(log_p, log_q)).mul_(1 - self.beta)
+            endless = (gap == torch.inf).any(-1, keepdim=True)  # an infinite divergence slopes nowhere
+            gap.masked_fill_((q == 0) | endless, 0)
+            torch.sub(gap, (q * gap).sum(-1, keepdim=True), out=out)
+            out.mul_(q)
+        out.mul_((1 - self.alpha) * self.temperature)
+        if self.alpha > 0:
+            out.add_(torch.softmax(z, dim=-1), alpha=self.alpha)
+            out.scatter_add_(1, rows[1][:, None], out.new_full((len(out), 1), -self.alpha))
+        out.mul_(scale[:, None]).masked_fill_(z == -torch.inf, 0)
+
+    def plain(self, z: Tensor, shared: tuple[Tensor, ...], rows: tuple[Tensor, ...]) -> Tensor:
+        z = torch.where(z == -torch.inf, -torch.inf, z)  # cuts the gradient there: a class that cannot win or lose
+        losses = torch.zeros_like(z[..., 0])
+        if self.alpha < 1:
+            losses = (1 - self.alpha) * self.temperature**2 * self._divergence(*self._log_probs(z, rows[0]))
+        if self.alpha > 0:
+            log_q = torch.log_softmax(z, dim=-1)
+            losses = losses - self.alpha * log_q.gather(-1, rows[1][..., None])[..., 0]
+        return losses
+
+    def _log_probs(self, z: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the teacher's and the student's log-probabilities at the temperature."""
+        return (
+            torch.log_softmax(teacher.to(z.dtype) / self.temperature, dim=-1),
+            torch.log_softmax(z / self.temperature, dim=-1),
+        )
+
+    def _divergence(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        if self.divergence == "forward_kl":
+            return _expected_gap(log_p, log_p, log_q)
+        if self.divergence == "reverse_kl":
+            lost = (log_p == -torch.inf) & (log_q > -torch.inf)
+            return torch.where(lost.any(-1), torch.inf, _expected_gap(log_q, log_q, torch.where(lost, log_q, log_p)))
+        log_m = self._log_mixture(log_p, log_q)
+        return self.beta * _expected_gap(log_p, log_p, log_m) + (1 - self.beta) * _expected_gap(log_q, log_q, log_m)
+
+    def _log_mixture(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        never = (log_p == -torch.inf) & (log_q == -torch.inf)
+        mixed = torch.logaddexp(
+            torch.where(never, 0, log_p) + math.log(self.beta), torch.where(never, 0, log_q) + math.log1p(-self.beta)
+        )
+        return torch.where(never, -torch.inf, mixed)
+
+
+def _expected_gap(log_weights: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Return sum w (first - second), where a weight of 0 adds nothing, not even a NaN to the gradient."""
+    some = log_weights > -torch.inf
+    gap = torch.where(some, first, 0) - torch.where(some, second, 0)
+    gap = torch.where(log_weights.isnan(), torch.nan, gap)
+    return (torch.where(some, log_weights, -torch.inf).exp() * gap).sum(-1)
