@@ -128,26 +128,22 @@ def same_classes(name: str, shape: Shape, other: str, other_shape: Shape) -> Non
         )
 
 
-def same_device(name: str, device: object, logits_device: object) -> None:
-    """Refuse an argument that lives elsewhere than the logits."""
-    if device != logits_device:
-        raise ValueError(f"{name} is on {device} and logits on {logits_device}; move one of them")
-
-
 def exact_shape(name: str, shape: Shape, expected: Shape, why: str) -> None:
     """Refuse an array that has not exactly the expected shape."""
     if shape != expected:
         raise ValueError(f"{name} has shape {shape}; expected {expected}, {why}")
 
 
-def targets(name: str, shape: Shape, kind: str, dtype: object, logits_shape: Shape) -> bool:
-    """Return whether the targets are probabilities; refuse what is neither classes nor probabilities."""
+def targets(name: str, shape: Shape, kind: str, dtype: object, logits_shape: Shape, distributions: bool = True) -> bool:
+    """Return whether the targets are probabilities, where `distributions` are allowed; refuse what is neither."""
+    if not distributions and kind != "i":
+        raise TypeError(f"{name} must be integers, not {dtype}: this loss is defined for classes, not distributions")
     if kind == "i":
         if shape == logits_shape[:-1]:
             return False
         hint = f"expected {logits_shape[:-1]}, one class for each row of the logits {logits_shape}, whose last axis is "
         hint += "the vocabulary"
-        if shape == logits_shape:
+        if shape == logits_shape and distributions:
             hint += f"; pass class indices, or floating point {name} of this shape as probabilities"
         raise ValueError(f"{name} has shape {shape}; {hint}")
     if kind == "f":
@@ -296,7 +292,7 @@ def masking_rates(mask_prob: object, replace_prob: object, random_prob: object) 
     """Return the three rates if each lies in [0, 1] and the last two sum to at most 1."""
     selected = fraction("mask_prob", mask_prob)
     replaced, random = fraction("replace_prob", replace_prob), fraction("random_prob", random_prob)
-    if replaced + random > 1:
+    if replaced + random > 1 + 1e-6:  # rates that were rounded to float32 may sum to a little more
         raise ValueError(f"replace_prob + random_prob = {replaced} + {random} must not be greater than 1")
     return selected, replaced, random
 

@@ -259,3 +259,16 @@ def test_each_loss_falls_as_the_targets_logit_rises(path):
             path.to_numpy(path.call(function, np.array([[up, 0.5, 0.2]]), np.array([0]))) for up in (0.0, rise)
         )
         assert after < before
+
+
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+def test_a_target_masked_with_the_lowest_float_has_one_gradient_however_it_is_taken(gamma):
+    logits = torch.tensor([[0.0, torch.finfo(torch.float32).min, 1.0]])
+    z = logits.clone().requires_grad_()
+    loss = lt.focal_loss(z, torch.tensor([1]), gamma=gamma)
+    (plain,) = torch.autograd.grad(loss, z, retain_graph=True)
+    (graph,) = torch.autograd.grad(loss, z, create_graph=True)
+    transformed = torch.func.grad(lambda a: lt.focal_loss(a, torch.tensor([1]), gamma=gamma))(logits)
+    want = torch.tensor([[1, -np.e - 1, np.e]], dtype=torch.float32) / (1 + np.e)
+    for got in (plain, graph.detach(), transformed):
+        assert_close(got, want, rtol=1e-6)

@@ -26,9 +26,7 @@ def read_targets(
     """
     _checks.ignore_index(ignore_index)
     y, shape, classes = np.asarray(targets), logits.shape[:-1], logits.shape[-1]
-    soft = _checks.targets(name, y.shape, kind(y), y.dtype, logits.shape)
-    if soft and not distributions:
-        raise TypeError(f"{name} must be integers, not {y.dtype}: this loss is defined for classes, not distributions")
+    soft = _checks.targets(name, y.shape, kind(y), y.dtype, logits.shape, distributions)
     if not shape and (shift or reduction == "sequence"):
         raise ValueError(f"{name} is a single target; a sequence needs an axis of positions")
     weights = np.ones(shape)

@@ -214,7 +214,7 @@ def _focal_rows(
     here = np.arange(len(logits)), targets
     log_q = log_probs(logits)
     u, scale = log_q[here], alpha[targets].astype(logits.dtype)
-    doubt = -np.expm1(u)  # 1 - q_y, to full precision where q_y is close to 1
+    doubt = -np.expm1(u)  # 1 - q_y, without a further loss where q_y is close to 1
     damped = scale * doubt**gamma
     losses = np.where(damped == 0, 0, damped * -u)
     losses = np.where(np.isnan(u), u, losses)

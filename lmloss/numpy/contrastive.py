@@ -39,7 +39,7 @@ def info_nce_loss(
     negatives : array_like, shape (M, D), optional
         Further negatives, shared by all rows.
     temperature : float
-        :math:`\tau > 0`. Below 1 the hardest negatives weigh most; towards infinity all candidates are alike.
+        :math:`\tau > 0`. The smaller, the more the hardest negatives weigh; towards infinity all candidates are alike.
     symmetric : bool
         Average each row's loss with that of key i among all queries. `negatives` take no part in that second loss.
     reduction : {"mean", "sum", "none"}
@@ -59,8 +59,9 @@ def info_nce_loss(
 
     Notes
     -----
-    ``log(N) - loss``, averaged over batches, is a lower bound on the mutual information of queries and keys, so that a
-    batch of N can never show more than ``log(N)`` nats.
+    ``log(N + M) - loss`` (M negatives drawn like the keys; 0 without), averaged over batches, is a lower bound on the
+    mutual information of queries and keys, so that a batch can never show more than ``log(N + M)`` nats. With
+    `symmetric`, M takes no part in the second loss.
 
     With unit vectors :math:`\hat q, \hat c` and :math:`p_{ij}` the softmax of row i's logits, the gradient is the
     softmax's mean candidate minus the positive one, less its part along the query (which only stretches it):

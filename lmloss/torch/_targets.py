@@ -35,10 +35,8 @@ def read_targets(
     """
     _checks.ignore_index(ignore_index)
     y, shape, classes = as_tensor(name, targets).detach(), tuple(logits.shape[:-1]), logits.shape[-1]
-    _checks.same_device(name, y.device, logits.device)
-    soft = _checks.targets(name, tuple(y.shape), kind(y), y.dtype, tuple(logits.shape))
-    if soft and not distributions:
-        raise TypeError(f"{name} must be integers, not {y.dtype}: this loss is defined for classes, not distributions")
+    _checks.together(name, y.device, "logits", logits.device)
+    soft = _checks.targets(name, tuple(y.shape), kind(y), y.dtype, tuple(logits.shape), distributions)
     if not shape and (shift or reduction == "sequence"):
         raise ValueError(f"{name} is a single target; a sequence needs an axis of positions")
     weights = torch.ones(shape, dtype=loss_dtype(logits.dtype), device=logits.device)

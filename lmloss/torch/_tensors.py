@@ -80,7 +80,7 @@ def as_weights(
     """Return weights of an exact shape as constants, refused unless finite and not negative."""
     tensor = as_tensor(name, value).detach()
     _checks.real(name, kind(tensor), tensor.dtype)
-    _checks.same_device(name, tensor.device, logits.device)
+    _checks.together(name, tensor.device, "logits", logits.device)
     _checks.exact_shape(name, tuple(tensor.shape), shape, why)
     weights = tensor.to(loss_dtype(logits.dtype))
     if reads_values(validate, weights):

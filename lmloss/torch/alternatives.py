@@ -233,8 +233,9 @@ class _Focal:
         return self._of(_pick(log_q, rows[0]), shared[0][rows[0]])
 
     def _of(self, u: Tensor, alpha: Tensor) -> Tensor:
-        # Where u is -inf the doubt is 1, and where the doubt is 0 its power is a constant: neither passes a NaN back.
-        doubt = torch.where(u == -torch.inf, 1, -torch.expm1(torch.where(u == -torch.inf, -1, u)))
+        # Where q_y is 0 the doubt is 1, and where the doubt is 0 its power is a constant: neither passes a NaN back.
+        gone = u.exp() == 0
+        doubt = torch.where(gone, 1, -torch.expm1(torch.where(gone, -1, u)))
         damped = torch.where(doubt == 0, 1, doubt) ** self.gamma
         damped = torch.where(doubt == 0, 1.0 if self.gamma == 0 else 0.0, damped) * alpha
         return -damped * torch.where(damped == 0, 0, u)
@@ -261,8 +262,9 @@ class _Hinge:
         out.masked_fill_(losses.isnan()[:, None], torch.nan)
 
     def plain(self, z: Tensor, shared: tuple[Tensor, ...], rows: tuple[Tensor, ...]) -> Tensor:
-        z = torch.where(z == -torch.inf, -torch.inf, z)
-        return torch.relu(self._gap(z, rows[0])) + 0 * z.detach().amax(-1)
+        top = z.detach().amax(-1)
+        z = torch.where((z == -torch.inf) & (top > -torch.inf)[..., None], -torch.inf, z)
+        return torch.relu(self._gap(z, rows[0])) * torch.where(top.isfinite(), 1, torch.nan)
 
     def _gap(self, z: Tensor, target: Tensor) -> Tensor:
         best = self._best(z, target)

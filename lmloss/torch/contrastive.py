@@ -40,8 +40,8 @@ def info_nce_loss(
     negatives : Tensor, shape (M, D), optional
         Further negatives, shared by all rows. Gradients flow to them as to queries and keys; detach what is a constant.
     temperature : float or Tensor
-        :math:`\tau > 0`. Below 1 the hardest negatives weigh most; towards infinity all candidates are alike. A tensor
-        of shape () gets its gradient, so that a temperature can be learned.
+        :math:`\tau > 0`. The smaller, the more the hardest negatives weigh; towards infinity all candidates are alike. A
+        tensor of shape () gets its gradient, so that a temperature can be learned.
     symmetric : bool
         Average each row's loss with that of key i among all queries. `negatives` take no part in that second loss.
     reduction : {"mean", "sum", "none"}
@@ -61,8 +61,9 @@ def info_nce_loss(
 
     Notes
     -----
-    ``log(N) - loss``, averaged over batches, is a lower bound on the mutual information of queries and keys, so that a
-    batch of N can never show more than ``log(N)`` nats.
+    ``log(N + M) - loss`` (M negatives drawn like the keys; 0 without), averaged over batches, is a lower bound on the
+    mutual information of queries and keys, so that a batch can never show more than ``log(N + M)`` nats. With
+    `symmetric`, M takes no part in the second loss.
 
     With unit vectors :math:`\hat q, \hat c` and :math:`p_{ij}` the softmax of row i's logits, the gradient is the
     softmax's mean candidate minus the positive one, less its part along the query (which only stretches it):
@@ -95,9 +96,9 @@ def info_nce_loss(
         others = _as_vectors("negatives", negatives)
         expected = (others.shape[0], anchors.shape[1])
         _checks.exact_shape("negatives", tuple(others.shape), expected, "as wide as the queries")
-        _same_device("negatives", others, anchors)
+        _checks.together("negatives", others.device, "queries", anchors.device)
         dtype = torch.promote_types(dtype, others.dtype)
-    _same_device("keys", positives, anchors)
+    _checks.together("keys", positives.device, "queries", anchors.device)
 
     dtype, rows = loss_dtype(dtype), anchors.shape[0]
     candidates = _directions(positives.to(dtype))
@@ -131,11 +132,6 @@ def _as_temperature(value: float | Tensor) -> float | Tensor:
     if reads_values(None, value):
         _checks.positive("temperature", value.item())
     return value
-
-
-def _same_device(name: str, tensor: Tensor, queries: Tensor) -> None:
-    if tensor.device != queries.device:
-        raise ValueError(f"{name} is on {tensor.device} and queries on {queries.device}; move one of them")
 
 
 def _directions(vectors: Tensor) -> Tensor:

@@ -100,7 +100,7 @@ def distillation_loss(
 
     z, teacher = as_logits("student_logits", student_logits), as_logits("teacher_logits", teacher_logits).detach()
     _checks.exact_shape("teacher_logits", tuple(teacher.shape), tuple(z.shape), "that of student_logits")
-    _checks.same_device("teacher_logits", teacher.device, z.device)
+    _checks.together("teacher_logits", teacher.device, "student_logits", z.device)
     rows: tuple[Tensor, ...] = (teacher,)
     shape = tuple(z.shape[:-1])
     if targets is not None:

@@ -163,8 +163,7 @@ def _words(word_ids: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
     """Number the words of all rows 0, 1, 2, ...; return each token's number, and which tokens have no word."""
     _as_integers("word_ids", word_ids, 0)
     _checks.exact_shape("word_ids", tuple(word_ids.shape), tuple(ids.shape), "one for each of the input_ids")
-    if word_ids.device != ids.device:
-        raise ValueError(f"word_ids is on {word_ids.device} and input_ids on {ids.device}; move one of them")
+    _checks.together("word_ids", word_ids.device, "input_ids", ids.device)
     rows = as_classes(word_ids)
     ordered, order = rows.reshape(rows.shape or (1,)).sort(stable=True, dim=-1)
     first = torch.cat([torch.ones_like(ordered[..., :1]), (ordered.diff(dim=-1) != 0).long()], dim=-1)

@@ -223,7 +223,7 @@ def minimum_risk_loss(sequence_log_probs: Tensor, risks: Tensor, *, sharpness: f
     # candidates it changes nothing, so no gradient has to pass through the maximum.
     behind = scores - scores.detach().amax(-1, keepdim=True)
     log_shares = torch.log_softmax(torch.where(absent, -torch.inf, sharpness * behind), dim=-1)
-    expected = (log_shares.exp() * torch.where(absent, 0, prices.to(scores.dtype))).sum(-1)
+    expected = (log_shares.exp() * torch.where(absent, 0, prices)).sum(-1).to(scores.dtype)  # prices may be wider
     return Average(torch.ones_like(expected), torch.ones_like(expected), "mean").value(expected)
 
 
