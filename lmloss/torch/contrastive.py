@@ -40,8 +40,8 @@ def info_nce_loss(
     negatives : Tensor, shape (M, D), optional
         Further negatives, shared by all rows. Gradients flow to them as to queries and keys; detach what is a constant.
     temperature : float or Tensor
-        :math:`\tau > 0`. The smaller, the more the hardest negatives weigh; towards infinity all candidates are alike. A
-        tensor of shape () gets its gradient, so that a temperature can be learned.
+        :math:`\tau > 0`. The smaller, the more the hardest negatives weigh; towards infinity all candidates are alike.
+        A tensor of shape () gets its gradient, so that a temperature can be learned.
     symmetric : bool
         Average each row's loss with that of key i among all queries. `negatives` take no part in that second loss.
     reduction : {"mean", "sum", "none"}
