@@ -11,6 +11,8 @@ Shape = tuple[int, ...]
 
 REDUCTIONS = ("mean", "sum", "none", "sequence")
 SMOOTHINGS = ("all", "others")
+DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")
+PAIR = ("policy_chosen", "policy_rejected", "reference_chosen", "reference_rejected")
 KINDS = {"f": "floating point", "i": "integer", "b": "boolean", "c": "complex"}
 
 
@@ -52,11 +54,16 @@ def fraction(name: str, value: object) -> float:
     return result
 
 
-def count(name: str, value: object) -> int:
-    """Return `value` if it is an integer of at least 1."""
+def whole(name: str, value: object) -> int:
+    """Return `value` if it is an integer."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{name} = {value!r} is not an integer")
-    result = operator.index(value)
+    return operator.index(value)
+
+
+def count(name: str, value: object) -> int:
+    """Return `value` if it is an integer of at least 1."""
+    result = whole(name, value)
     if result < 1:
         raise ValueError(f"{name} = {result} must be at least 1")
     return result
@@ -212,14 +219,10 @@ def contrast(symmetric: object, reduction: object) -> None:
     choice("reduction", reduction, ("mean", "sum", "none"))
 
 
-PAIR = ("policy_chosen", "policy_rejected", "reference_chosen", "reference_rejected")
-
-
 def sequence_of_classes(name: str, shape: Shape, kind: str, dtype: object) -> None:
     """Refuse targets that are not classes along an axis of positions."""
     integer(name, kind, dtype)
-    if not shape:
-        raise ValueError(f"{name} is a single target; a sequence needs an axis of positions")
+    needs_positions(name, shape, "target")
 
 
 def integer(name: str, kind: str, dtype: object) -> None:
@@ -269,9 +272,7 @@ def token_ids(name: str, kind: str, dtype: object, largest: int, vocab_size: int
 
 def token_id(name: str, value: object, vocab_size: int) -> int:
     """Return `value` if it is the id of a token of the vocabulary."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} = {value!r} is not an integer")
-    result = operator.index(value)
+    result = whole(name, value)
     if not 0 <= result < vocab_size:
         raise ValueError(outside(name, (), result, vocab_size, "; vocab_size counts every id, added tokens included"))
     return result
@@ -297,9 +298,6 @@ def masking_rates(mask_prob: object, replace_prob: object, random_prob: object) 
     return selected, replaced, random
 
 
-DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")
-
-
 def between(name: str, value: object) -> float:
     """Return `value` if it lies strictly between 0 and 1."""
     result = number(name, value)
@@ -308,7 +306,7 @@ def between(name: str, value: object) -> float:
     return result
 
 
-def needs_positions(name: str, shape: Shape, reduction: str) -> None:
-    """Refuse a reduction over positions where there are none."""
-    if reduction == "sequence" and not shape:
-        raise ValueError(f"{name} is a single row; a sequence needs an axis of positions")
+def needs_positions(name: str, shape: Shape, what: str) -> None:
+    """Refuse a single target or row where a sequence of them is wanted."""
+    if not shape:
+        raise ValueError(f"{name} is a single {what}; a sequence needs an axis of positions")

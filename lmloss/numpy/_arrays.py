@@ -40,10 +40,10 @@ def as_weights(name: str, values: ArrayLike, shape: _checks.Shape, why: str, che
 
 
 def as_fractions(name: str, values: ArrayLike, shape: _checks.Shape, why: str) -> Array:
-    """Return numbers in [0, 1], a single one or as many as the shape says, as float64."""
+    """Return numbers in [0, 1], a single one or as many as the shape says, as float64 of that shape."""
     array = np.asarray(values)
     if array.ndim == 0:
-        return np.asarray(_checks.fraction(name, array.item()))
+        return np.full(shape, _checks.fraction(name, array.item()))
     fractions = as_weights(name, array, shape, why)
     refuse_first(name, fractions, fractions > 1, _checks.beyond_one)
     return fractions

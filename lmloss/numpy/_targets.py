@@ -27,8 +27,8 @@ def read_targets(
     _checks.ignore_index(ignore_index)
     y, shape, classes = np.asarray(targets), logits.shape[:-1], logits.shape[-1]
     soft = _checks.targets(name, y.shape, kind(y), y.dtype, logits.shape, distributions)
-    if not shape and (shift or reduction == "sequence"):
-        raise ValueError(f"{name} is a single target; a sequence needs an axis of positions")
+    if shift or reduction == "sequence":
+        _checks.needs_positions(name, shape, "target")
     weights = np.ones(shape)
     if token_weight is not None:
         weights = as_weights("token_weight", token_weight, shape, f"one weight for each of the {name}", check_values)

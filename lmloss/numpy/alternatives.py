@@ -71,7 +71,7 @@ def focal_loss(
     """
     gamma = _checks.non_negative("gamma", gamma)
     z = as_logits("logits", logits)
-    per_class = np.full(z.shape[-1:], 1.0) * as_fractions("alpha", alpha, z.shape[-1:], "one number for each class")
+    per_class = as_fractions("alpha", alpha, z.shape[-1:], "one number for each class")
     kernel = partial(_focal_rows, gamma=gamma, alpha=per_class)
     return _describe(kernel, z, targets, ignore_index, token_weight, reduction, denominator)
 

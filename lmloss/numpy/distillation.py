@@ -116,7 +116,8 @@ def distillation_loss(
         )
         rows = teacher, y
     else:
-        _checks.needs_positions("student_logits", z.shape[:-1], reduction)
+        if reduction == "sequence":
+            _checks.needs_positions("student_logits", z.shape[:-1], "row")
         weights = np.ones(z.shape[:-1])
         if token_weight is not None:
             why = "one weight for each row of student_logits"

@@ -37,8 +37,8 @@ def read_targets(
     y, shape, classes = as_tensor(name, targets).detach(), tuple(logits.shape[:-1]), logits.shape[-1]
     _checks.together(name, y.device, "logits", logits.device)
     soft = _checks.targets(name, tuple(y.shape), kind(y), y.dtype, tuple(logits.shape), distributions)
-    if not shape and (shift or reduction == "sequence"):
-        raise ValueError(f"{name} is a single target; a sequence needs an axis of positions")
+    if shift or reduction == "sequence":
+        _checks.needs_positions(name, shape, "target")
     weights = torch.ones(shape, dtype=loss_dtype(logits.dtype), device=logits.device)
     if token_weight is not None:
         why = f"one weight for each of the {name}"

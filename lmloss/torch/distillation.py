@@ -115,7 +115,8 @@ def distillation_loss(
         )
         rows = teacher, y
     else:
-        _checks.needs_positions("student_logits", shape, reduction)
+        if reduction == "sequence":
+            _checks.needs_positions("student_logits", shape, "row")
         weights = torch.ones(shape, dtype=loss_dtype(z.dtype), device=z.device)
         if token_weight is not None:
             why = "one weight for each row of student_logits"
