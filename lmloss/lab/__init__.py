@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import lmloss.lab.figures as figures
+    import lmloss.lab.results as results
     from lmloss.lab.exercises import check as check
     from lmloss.lab.language import VOCAB as VOCAB
     from lmloss.lab.language import KnownLanguage as KnownLanguage
     from lmloss.lab.language import known_language as known_language
+    from lmloss.lab.models import evaluate as evaluate
+    from lmloss.lab.models import ngram as ngram
+    from lmloss.lab.models import small_transformer as small_transformer
+    from lmloss.lab.models import train as train
     from lmloss.lab.pretrained import SmolLM2 as SmolLM2
     from lmloss.lab.pretrained import smollm2 as smollm2
     from lmloss.lab.text import Tokenizer as Tokenizer
@@ -19,6 +24,7 @@ if TYPE_CHECKING:
     from lmloss.lab.text import bpe_tokenizer as bpe_tokenizer
     from lmloss.lab.text import byte_tokenizer as byte_tokenizer
     from lmloss.lab.text import real_text as real_text
+    from lmloss.lab.text import split_text as split_text
     from lmloss.lab.text import word_tokenizer as word_tokenizer
 
 __all__ = [
@@ -30,10 +36,16 @@ __all__ = [
     "bpe_tokenizer",
     "byte_tokenizer",
     "check",
+    "evaluate",
     "figures",
     "known_language",
+    "ngram",
     "real_text",
+    "results",
+    "small_transformer",
     "smollm2",
+    "split_text",
+    "train",
     "word_tokenizer",
 ]
 
@@ -46,9 +58,14 @@ _MODULES = {
     "bpe_tokenizer": "text",
     "byte_tokenizer": "text",
     "check": "exercises",
+    "evaluate": "models",
     "known_language": "language",
+    "ngram": "models",
     "real_text": "text",
+    "small_transformer": "models",
     "smollm2": "pretrained",
+    "split_text": "text",
+    "train": "models",
     "word_tokenizer": "text",
 }
 
@@ -61,7 +78,7 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as error:
         missing = f"lmloss.lab.{name} needs {error.name}: install lmloss with its [book] extra"
         raise ModuleNotFoundError(missing, name=error.name) from None
-    return module if name == "figures" else getattr(module, name)
+    return module if name in {"figures", "results"} else getattr(module, name)
 
 
 def __dir__() -> list[str]:

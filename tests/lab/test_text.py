@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from lmloss.lab import Tokenizer, batches, bpe_tokenizer, byte_tokenizer, real_text, word_tokenizer
+from lmloss.lab import Tokenizer, batches, bpe_tokenizer, byte_tokenizer, real_text, split_text, word_tokenizer
 
 TEXT = real_text()
 STRANGE = "  two  spaces\n\n\tété ∑ 日本語 don't _x1 3.14\r\n"
@@ -28,6 +28,23 @@ def test_a_python_without_its_topics_is_told_what_to_do(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
     with pytest.raises(RuntimeError, match=r"has no module pydoc_data\.topics; use a Python from"):
         real_text()
+
+
+def test_the_split_shares_no_paragraph_and_loses_none() -> None:
+    parts = [part.rstrip("\n").split("\n\n") for part in split_text(TEXT)]
+    words = [{" ".join(paragraph.split()) for paragraph in part} for part in parts]
+    assert not words[0] & words[1]
+    assert words[0] | words[1] == {" ".join(paragraph.split()) for paragraph in TEXT.split("\n\n")}
+    assert len(words[0]) + len(words[1]) == len(parts[0]) + len(parts[1]), "each once"
+    assert 0.08 < len(parts[1]) / len(parts[0] + parts[1]) < 0.12
+    repeated = 1 - sum(map(len, split_text(TEXT))) / len(TEXT)
+    assert 0.1 < repeated < 0.3, "a fifth of the text is repetition"
+
+
+@pytest.mark.parametrize("held_out", [0, 1, -0.1])
+def test_a_split_needs_two_parts(held_out: float) -> None:
+    with pytest.raises(ValueError, match=r"held_out = .* should lie between 0 and 1"):
+        split_text(TEXT, held_out=held_out)
 
 
 @EACH
