@@ -155,9 +155,13 @@ class WordTokenizer:
         """The id that stands for every word outside the vocabulary: 0."""
         return 0
 
+    def split(self, text: str) -> list[str]:
+        """Return the words of a text, known or not, one for each of its ids; joined they are the text."""
+        return _words(_checked_text(text))
+
     def encode(self, text: str) -> Ids:
         """Return the ids of the words; a word outside the vocabulary becomes `unknown_id`."""
-        return np.array([self._ids.get(word, 0) for word in _words(_checked_text(text))], dtype=np.int64)
+        return np.array([self._ids.get(word, 0) for word in self.split(text)], dtype=np.int64)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of ids, with ``<unk>`` for the unknown."""

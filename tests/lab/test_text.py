@@ -100,6 +100,7 @@ def test_rare_words_are_unknown_and_it_says_how_often() -> None:
     assert [tokenizer.token(token) for token in range(tokenizer.vocab_size)] == ["<unk>", " and", " you"]
     assert tokenizer.encode(" you are you").tolist() == [2, tokenizer.unknown_id, 2]
     assert tokenizer.decode([2, 0]) == " you<unk>"
+    assert tokenizer.split(" you are you") == [" you", " are", " you"]
     assert tokenizer.unknown_rate(" you are you") == pytest.approx(1 / 3)
     assert tokenizer.unknown_rate("") == 0
     assert 0.0 < word_tokenizer(TEXT).unknown_rate(TEXT) < 0.1
