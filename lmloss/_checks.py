@@ -310,3 +310,78 @@ def needs_positions(name: str, shape: Shape, what: str) -> None:
     """Refuse a single target or row where a sequence of them is wanted."""
     if not shape:
         raise ValueError(f"{name} is a single {what}; a sequence needs an axis of positions")
+
+
+def features(name: str, shape: Shape) -> None:
+    """Refuse an array whose last axis holds no features."""
+    if not shape or not shape[-1]:
+        raise ValueError(f"{name} has shape {shape}; the last axis holds the features and needs at least 1")
+
+
+def undrawable(name: str, index: Sequence[int], value: float) -> str:
+    """Say that a class is never drawn."""
+    return f"{place(name, index)} = {value!r} must be greater than 0: the loss cannot correct for a class never drawn"
+
+
+def all_zero(name: str) -> str:
+    """Say that nothing was counted."""
+    return f"{name} are all 0; at least one class must have been counted"
+
+
+def cutoffs(values: object, vocab_size: int | None = None) -> tuple[int, ...]:
+    """Return where the clusters of a vocabulary begin, refused unless they increase from at least 1."""
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise TypeError(f"cutoffs must be a sequence of integers, not {type(values).__name__}")
+    cuts = tuple(whole(f"cutoffs[{i}]", value) for i, value in enumerate(values))
+    if not cuts:
+        raise ValueError("cutoffs is empty; it needs at least one, the number of classes in the head")
+    for i, cut in enumerate(cuts):
+        below = cuts[i - 1] if i else 0
+        if cut <= below:
+            raise ValueError(f"cutoffs[{i}] = {cut} must be greater than {f'cutoffs[{i - 1}] = {below}' if i else 0}")
+    if vocab_size is not None and cuts[-1] >= vocab_size:
+        note = "the last cluster runs from the last cutoff to the end of the vocabulary"
+        raise ValueError(f"cutoffs[{len(cuts) - 1}] = {cuts[-1]} must be less than vocab_size = {vocab_size}: {note}")
+    return cuts
+
+
+def tails(values: object, clusters: int) -> list[tuple[object, object]]:
+    """Return the pairs (projection, output) of the clusters, refused unless there is one for each cutoff."""
+    if not isinstance(values, Sequence) or isinstance(values, str | bytes):
+        raise TypeError(f"tails must be a sequence of pairs (projection, output), not {type(values).__name__}")
+    if len(values) != clusters:
+        note = "each cutoff begins the cluster of one tail, and the vocabulary's size is no cutoff"
+        raise ValueError(f"tails has {len(values)} entries and cutoffs {clusters}: {note}")
+    for i, pair in enumerate(values):
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise TypeError(f"tails[{i}] must be a pair (projection, output), not {type(pair).__name__}")
+    return [(pair[0], pair[1]) for pair in values]
+
+
+def head_and_tails(width: int, head: Shape, tails: Sequence[tuple[Shape, Shape]], cutoffs: Sequence[int]) -> None:
+    """Refuse matrices of an adaptive softmax that do not fit the cutoffs, the hidden states or each other."""
+    why = f"one row for each of {cutoffs[0]} classes and {len(tails)} clusters, as wide as hidden"
+    exact_shape("head", head, (cutoffs[0] + len(tails), width), why)
+    for i, (projection, output) in enumerate(tails):
+        vectors(f"tails[{i}][0]", projection)
+        exact_shape(f"tails[{i}][0]", projection, (projection[0], width), "a projection of hidden, as wide as it")
+        vectors(f"tails[{i}][1]", output)
+        if i + 1 < len(cutoffs):
+            why = f"one row for each class from {cutoffs[i]} to {cutoffs[i + 1] - 1}, as wide as the projection is high"
+            size = cutoffs[i + 1] - cutoffs[i]
+        else:
+            why, size = "as wide as the projection is high, with at least one class", max(output[0], 1)
+        exact_shape(f"tails[{i}][1]", output, (size, projection[0]), why)
+
+
+def projections(in_features: int, cutoffs: Sequence[int], div_value: object) -> list[int]:
+    """Return how wide each cluster's hidden states are, refused where nothing is left of them."""
+    ratio = positive("div_value", div_value)
+    widths = [int(in_features // ratio ** (i + 1)) for i in range(len(cutoffs))]
+    for i, width in enumerate(widths):
+        if width < 1:
+            cause = f"in_features = {in_features} divided by {ratio!r}**{i + 1}"
+            raise ValueError(
+                f"div_value = {ratio!r} leaves the cluster of cutoffs[{i}] no features: {cause} is below 1"
+            )
+    return widths

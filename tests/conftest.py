@@ -1,4 +1,6 @@
+import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
 from tests.paths import PATHS
@@ -18,3 +20,14 @@ settings.load_profile("lmloss")
 def path(request):
     """Both paths, one after the other, behind the same face: NumPy arrays in, NumPy arrays out."""
     return request.param
+
+
+@pytest.fixture
+def samples(monkeypatch):
+    """A function that says which classes both paths will draw."""
+
+    def say(ids):
+        monkeypatch.setattr("lmloss.numpy._candidates._draw", lambda probs, size, rng: np.array(ids))
+        monkeypatch.setattr("lmloss.torch._candidates._draw", lambda probs, size, rng: torch.tensor(ids))
+
+    return say

@@ -66,8 +66,9 @@ def test_the_root_imports_neither_path():
     assert not {name for name in imports(ROOT / "__init__.py") if is_within(name, "lmloss")}
 
 
-def test_the_checks_know_no_framework():
-    for name in imports(ROOT / "_checks.py"):
+@pytest.mark.parametrize("file", ["_checks.py", "_huffman.py"])
+def test_what_both_paths_share_knows_no_framework(file):
+    for name in imports(ROOT / file):
         assert name.partition(".")[0] not in {"numpy", "torch", "jax"}, name
 
 

@@ -38,6 +38,7 @@ LOSS_OPTIONS = {
     "validate": None,
 }
 TOKEN_OPTIONS = {"ignore_index": -100, "token_weight": None, "reduction": "mean", "denominator": None}
+SAMPLE_OPTIONS = {"num_samples": REQUIRED, "sampling_probs": REQUIRED, "bias": None, "rng": None}
 CONTRACT = {
     "focal_loss": (["logits", "targets"], {"gamma": 2.0, "alpha": 1.0, **TOKEN_OPTIONS}),
     "hinge_loss": (["logits", "targets"], {"margin": 1.0, **TOKEN_OPTIONS}),
@@ -53,6 +54,11 @@ CONTRACT = {
             **TOKEN_OPTIONS,
         },
     ),
+    "huffman_tree": (["counts"], {}),
+    "hierarchical_log_prob": (["hidden", "node_weight", "tree", "targets"], {}),
+    "adaptive_log_prob": (["hidden", "head", "tails", "cutoffs"], {}),
+    "sampled_softmax_loss": (["hidden", "weight", "targets"], {**SAMPLE_OPTIONS, **TOKEN_OPTIONS}),
+    "nce_loss": (["hidden", "weight", "targets"], {**SAMPLE_OPTIONS, **TOKEN_OPTIONS}),
     "mask_tokens": (
         ["input_ids"],
         {
@@ -164,3 +170,15 @@ def test_the_numpy_tools_have_the_parameters_of_the_contract():
     assert [p for p, *_ in parameters(ln.CrossEntropyLoss.forward)] == ["self", "logits", "targets"]
     assert parameters(ln.CrossEntropyLoss.backward)[1][0::2] == ("upstream", 1.0)
     assert parameters(lt.default_device) == []
+
+
+def test_the_output_layers_have_the_parameters_of_the_contract():
+    assert [p[0::2] for p in parameters(lt.HierarchicalSoftmax)] == [("in_features", REQUIRED), ("counts", REQUIRED)]
+    *sizes, last = parameters(lt.AdaptiveSoftmax)
+    assert [p[0::2] for p in sizes] == [("in_features", REQUIRED), ("vocab_size", REQUIRED), ("cutoffs", REQUIRED)]
+    assert last == ("div_value", KEYWORD, 4.0)
+    for layer in (lt.HierarchicalSoftmax, lt.AdaptiveSoftmax):
+        _, hidden, targets, *options = parameters(layer.forward)
+        assert (hidden[0], targets[0]) == ("hidden", "targets")
+        assert options == [(name, KEYWORD, default) for name, default in TOKEN_OPTIONS.items()]
+        assert [p for p, *_ in parameters(layer.log_prob)] == ["self", "hidden"]

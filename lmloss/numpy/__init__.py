@@ -13,6 +13,13 @@ from lmloss.numpy.information import (
     mutual_information,
     surprisal,
 )
+from lmloss.numpy.large_vocabulary import (
+    adaptive_log_prob,
+    hierarchical_log_prob,
+    huffman_tree,
+    nce_loss,
+    sampled_softmax_loss,
+)
 from lmloss.numpy.masking import mask_tokens
 from lmloss.numpy.metrics import Perplexity, bits_per_byte, expected_calibration_error, perplexity
 from lmloss.numpy.sequence import dpo_loss, minimum_risk_loss, reinforce_loss, scheduled_sampling, sequence_log_prob
@@ -21,6 +28,7 @@ from lmloss.numpy.softmax import log_softmax, logsumexp, softcap, softmax
 __all__ = [
     "CrossEntropyLoss",
     "Perplexity",
+    "adaptive_log_prob",
     "bits_per_byte",
     "brier_loss",
     "causal_lm_loss",
@@ -32,7 +40,9 @@ __all__ = [
     "entropy",
     "expected_calibration_error",
     "focal_loss",
+    "hierarchical_log_prob",
     "hinge_loss",
+    "huffman_tree",
     "info_nce_loss",
     "js_divergence",
     "kl_divergence",
@@ -42,8 +52,10 @@ __all__ = [
     "masked_lm_loss",
     "minimum_risk_loss",
     "mutual_information",
+    "nce_loss",
     "perplexity",
     "reinforce_loss",
+    "sampled_softmax_loss",
     "scheduled_sampling",
     "sequence_log_prob",
     "softcap",

@@ -23,6 +23,20 @@ def as_logits(name: str, values: ArrayLike, at_least: int = 1) -> Array:
     return array
 
 
+def as_hidden(values: ArrayLike) -> Array:
+    """Return hidden states `(..., H)` as an array, refused unless floating point."""
+    array = as_matrix("hidden", values)
+    _checks.features("hidden", array.shape)
+    return array
+
+
+def as_matrix(name: str, values: object) -> Array:
+    """Return parameters as an array, refused unless floating point."""
+    array = np.asarray(values)
+    _checks.floating(name, kind(array), array.dtype)
+    return array
+
+
 def loss_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Return the dtype in which a loss is computed: float32 for everything narrower."""
     return np.result_type(dtype, np.float32)

@@ -13,15 +13,26 @@ from lmloss.torch.information import (
     mutual_information,
     surprisal,
 )
+from lmloss.torch.large_vocabulary import (
+    adaptive_log_prob,
+    hierarchical_log_prob,
+    huffman_tree,
+    nce_loss,
+    sampled_softmax_loss,
+)
 from lmloss.torch.masking import mask_tokens
 from lmloss.torch.metrics import Perplexity, bits_per_byte, expected_calibration_error, perplexity
 from lmloss.torch.modules import CrossEntropyLoss
+from lmloss.torch.output_layers import AdaptiveSoftmax, HierarchicalSoftmax
 from lmloss.torch.sequence import dpo_loss, minimum_risk_loss, reinforce_loss, scheduled_sampling, sequence_log_prob
 from lmloss.torch.softmax import log_softmax, logsumexp, softcap, softmax
 
 __all__ = [
+    "AdaptiveSoftmax",
     "CrossEntropyLoss",
+    "HierarchicalSoftmax",
     "Perplexity",
+    "adaptive_log_prob",
     "bits_per_byte",
     "brier_loss",
     "causal_lm_loss",
@@ -33,7 +44,9 @@ __all__ = [
     "entropy",
     "expected_calibration_error",
     "focal_loss",
+    "hierarchical_log_prob",
     "hinge_loss",
+    "huffman_tree",
     "info_nce_loss",
     "js_divergence",
     "kl_divergence",
@@ -43,8 +56,10 @@ __all__ = [
     "masked_lm_loss",
     "minimum_risk_loss",
     "mutual_information",
+    "nce_loss",
     "perplexity",
     "reinforce_loss",
+    "sampled_softmax_loss",
     "scheduled_sampling",
     "sequence_log_prob",
     "softcap",

@@ -4,8 +4,10 @@ import torch
 from torch import Tensor
 
 from lmloss import _checks
+from lmloss.torch._reduce import Average
 from lmloss.torch._tensors import (
     as_classes,
+    as_denominator,
     as_tensor,
     as_weights,
     kind,
@@ -62,3 +64,33 @@ def read_targets(
         note = f"; ignore_index is {ignore_index}"
         refuse_first(name, given, bad, _checks.outside, offset=int(shift), classes=classes, note=note)
     return torch.where(ignored, 0, y), torch.where(ignored, 0, weights)
+
+
+def read_tokens(
+    hidden: Tensor,
+    targets: Tensor,
+    classes: int,
+    dtype: torch.dtype,
+    *,
+    ignore_index: int | None,
+    token_weight: Tensor | None,
+    reduction: str,
+    denominator: float | Tensor | None,
+) -> tuple[Tensor, Tensor, Average]:
+    """Return hidden states in a dtype, their classes and how they are averaged, where no logits are ever formed.
+
+    A row that does not count becomes zeros, so that nothing that stands in it reaches a product or its gradient.
+    """
+    _checks.reduction(reduction, denominator is not None)
+    y = as_tensor("targets", targets)
+    _checks.together("targets", y.device, "hidden", hidden.device)
+    if kind(y) == "i":
+        _checks.exact_shape("targets", tuple(y.shape), tuple(hidden.shape[:-1]), "one class for each row of hidden")
+    # The shape of the logits, without their memory.
+    logits = torch.zeros((), dtype=dtype, device=hidden.device).expand(*hidden.shape[:-1], classes)
+    y, weights = read_targets(
+        "targets", y, logits, ignore_index=ignore_index, token_weight=token_weight, reduction=reduction
+    )
+    divisor = None if denominator is None else as_denominator(denominator, logits, None)
+    average = Average(weights, weights, reduction, divisor)
+    return torch.where(weights[..., None] != 0, hidden, 0).to(dtype), y, average

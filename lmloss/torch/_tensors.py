@@ -1,6 +1,7 @@
 """What comes in: tensors of a known kind, whose values are looked at only where that costs no synchronisation."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -51,9 +52,31 @@ def as_logits(name: str, value: object, at_least: int = 1) -> Tensor:
     return tensor
 
 
+def as_hidden(value: object) -> Tensor:
+    """Return hidden states `(..., H)`, refused unless floating point."""
+    tensor = as_matrix("hidden", value)
+    _checks.features("hidden", tuple(tensor.shape))
+    return tensor
+
+
+def as_matrix(name: str, value: object, hidden: Tensor | None = None) -> Tensor:
+    """Return parameters, refused unless floating point and where `hidden` is."""
+    tensor = as_tensor(name, value)
+    _checks.floating(name, kind(tensor), tensor.dtype)
+    if hidden is not None:
+        _checks.together(name, tensor.device, "hidden", hidden.device)
+    return tensor
+
+
 def loss_dtype(dtype: torch.dtype) -> torch.dtype:
     """Return the dtype in which a loss is computed: float32 for everything narrower."""
     return torch.promote_types(dtype, torch.float32)
+
+
+def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
+    """Return a context in which a product keeps its dtype: half-precision scores would blur the loss."""
+    device = tensor.device.type
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def reads_values(validate: bool | None, *tensors: Tensor | None) -> bool:

@@ -1,13 +1,11 @@
 """The contrastive loss InfoNCE: a cross-entropy whose classes are the other vectors of the batch."""
 
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from lmloss import _checks
-from lmloss.torch._tensors import as_tensor, kind, loss_dtype, reads_values
+from lmloss.torch._tensors import as_tensor, kind, loss_dtype, reads_values, without_autocast
 from lmloss.torch.cross_entropy import cross_entropy
 
 
@@ -104,7 +102,7 @@ def info_nce_loss(
     candidates = _directions(positives.to(dtype))
     if negatives is not None:
         candidates = torch.cat((candidates, _directions(others.to(dtype))))
-    with _without_autocast(anchors):
+    with without_autocast(anchors):
         similarities = _directions(anchors.to(dtype)) @ candidates.mT
     logits = similarities / temperature
     if not rows:  # no row, but a class to name: the loss is 0 and stays attached
@@ -144,9 +142,3 @@ def _directions(vectors: Tensor) -> Tensor:
     zero = (moderate == 0).all(-1, keepdim=True)
     lengths = torch.where(zero, 1, moderate).square().sum(-1, keepdim=True).sqrt()
     return torch.where(zero, 0, moderate / lengths)
-
-
-def _without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
-    """Return a context in which a product keeps its dtype: half-precision cosines would blur the loss."""
-    device = tensor.device.type
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
