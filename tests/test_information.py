@@ -232,6 +232,14 @@ def test_a_tiny_divergence_is_not_lost(path):
     np.testing.assert_allclose(number(path, "kl_divergence", p, q), exact_kl(p, q), rtol=1e-3)
 
 
+@pytest.mark.parametrize("smallest", [5e-324, 1e-320])
+def test_the_smallest_probability_there_is_does_not_make_two_distributions_infinitely_different(path, smallest):
+    p, q = np.array([1.0, smallest]), np.array([1.0, 0.0])
+    assert 0 <= number(path, "js_divergence", p, q) <= smallest
+    assert 0 <= number(path, "js_divergence", q, p) <= smallest
+    assert_close(number(path, "js_divergence", p[::-1].copy(), q), math.log(2))
+
+
 def test_inputs_are_not_modified(path):
     p, q = path.array(JOINT), path.array(np.full((4, 4), 1 / 16))
     path.call("mutual_information", p)

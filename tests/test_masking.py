@@ -13,6 +13,7 @@ import lmloss.numpy as ln
 import lmloss.numpy.masking as numpy_masking
 import lmloss.torch as lt
 import lmloss.torch.masking as torch_masking
+from lmloss.torch._tensors import uniform
 from tests.oracle import mp
 from tests.paths import PATHS
 
@@ -160,6 +161,14 @@ def test_random_tokens_reach_the_whole_of_a_large_vocabulary(path):
     assert seen.max() == 50255
     counts = np.bincount(seen.ravel(), minlength=50256)
     assert_drawn_from(counts, np.full(50256, 1 / 50256))
+
+
+def test_a_rare_event_is_as_rare_as_asked_for():
+    coins = uniform(torch.Size([1000]), torch.Generator().manual_seed(0), torch.device("cpu"))
+    assert (coins * 2**24 % 1 != 0).any(), "a float32 would put every probability below 2**-24 at 2**-24"
+    assert (coins * 2**53 % 1 == 0).all()
+    assert (coins >= 0).all()
+    assert (coins < 1).all()
 
 
 # Independence

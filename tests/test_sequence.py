@@ -408,6 +408,17 @@ def test_an_impossible_answer_decides_and_makes_nothing_undefined(path, scores, 
     assert number(path, "dpo_loss", *[np.zeros(0)] * 4) == 0
 
 
+def test_without_beta_nothing_is_preferred_not_even_the_possible_over_the_impossible(path):
+    sides = [np.array(side) for side in ([-INF, -1.0, -3.0], [-1.0, -INF, -9.0], [-1.0] * 3, [-2.0] * 3)]
+    assert_close(number(path, "dpo_loss", *sides, beta=0, reduction="none"), [math.log(2)] * 3)
+    if path.name == "torch":
+        assert not slopes(path, "dpo_loss", sides[0], *sides[1:], beta=0).any()
+
+
+def test_opposite_infinities_are_undefined_and_nobody_is_warned(path):
+    assert math.isnan(number(path, "reinforce_loss", np.array([-INF, -INF]), np.array([1.0, -1.0])))
+
+
 # Refusals
 
 LP, IDS, TABLE = np.array([-1.0, -2.0]), np.array([0, 1]), np.zeros((2, 3))

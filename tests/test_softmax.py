@@ -59,6 +59,28 @@ def test_numbers_of_a_known_softmax(path):
     assert_close(got, [0.125, 0.25, 0.625])
 
 
+# SciPy's own tests of scipy.special hold these, computed with mpmath at 200 digits and rounded to float64.
+SCIPY = [
+    ("log_softmax", [1000, 1], [0, -999]),
+    (
+        "log_softmax",
+        [0, 1, 2, 3],
+        [-3.4401896985611953, -2.4401896985611953, -1.4401896985611953, -0.44018969856119533],
+    ),
+    ("softmax", [1000, 0, 0, 0], [1, 0, 0, 0]),
+    ("softmax", [1, 1], [0.5, 0.5]),
+    ("softmax", [0, 1, 2, 3], [0.03205860328008499, 0.08714431874203256, 0.23688281808991013, 0.6439142598879722]),
+]
+
+
+@pytest.mark.parametrize(("function", "x", "expected"), SCIPY)
+@pytest.mark.parametrize("shift", [0, 100])
+def test_the_constants_of_scipys_tests_are_met_shifted_or_not(path, function, x, expected, shift):
+    got = number(path, function, np.array(x, dtype=float) + shift)
+    np.testing.assert_allclose(got, expected, rtol=1e-13)
+    np.testing.assert_allclose(got, exact_row(function, x), rtol=1e-15)
+
+
 @pytest.mark.parametrize("shape", [(4,), (3, 4), (2, 3, 4), (0, 4)])
 def test_the_classes_are_the_last_axis_whatever_leads(path, shape):
     x = np.random.default_rng(0).normal(size=shape)

@@ -31,18 +31,18 @@ class Average:
             return self.weights[..., : self.positions].shape if self.weights.ndim else ()
         return self.weights.shape[:-1] if self.reduction == "sequence" else ()
 
-    def value(self, losses: Array) -> Any:
-        """Weigh and reduce the tokens' losses, in float64 until the end."""
+    def value(self, losses: Array, dtype: Any = None) -> Any:
+        """Weigh and reduce the tokens' losses, in float64 until the end; `dtype` is theirs unless given."""
         counted = self.weights != 0
-        weighted = np.multiply(losses, self.weights, out=np.zeros(losses.shape), where=counted)
-        if self.reduction == "none":
-            result = weighted if self.positions is None else weighted[..., : self.positions]
-        else:
-            total = weighted.sum(axis=-1 if self.reduction == "sequence" else None)
-            divisor = self._divisor()
-            result = np.divide(total, divisor, out=np.zeros_like(total), where=divisor > 0)
-        with np.errstate(over="ignore"):
-            return result.astype(losses.dtype)[()]
+        with np.errstate(over="ignore", invalid="ignore"):  # inf - inf, and what the dtype cannot hold
+            weighted = np.multiply(losses, self.weights, out=np.zeros(losses.shape), where=counted)
+            if self.reduction == "none":
+                result = weighted if self.positions is None else weighted[..., : self.positions]
+            else:
+                total = weighted.sum(axis=-1 if self.reduction == "sequence" else None)
+                divisor = self._divisor()
+                result = np.divide(total, divisor, out=np.zeros_like(total), where=divisor > 0)
+            return result.astype(losses.dtype if dtype is None else dtype)[()]
 
     def share(self, upstream: Array) -> Array:
         """Return the derivative of `sum(upstream * result)` with respect to each token's loss."""

@@ -34,17 +34,23 @@ class RowLoss:
 
     def value(self) -> Any:
         """Return the loss."""
-        return self.average.value(self._walk(None)[0])
+        return self._reduced(self._walk(None)[0])
 
     def value_and_grad(self, upstream: Any = 1.0) -> tuple[Any, Array]:
         """Return the loss and the gradient of `sum(upstream * loss)` with respect to the logits."""
         losses, gradients = self._walk(self.average.share(np.asarray(upstream, np.float64)))
-        return self.average.value(losses), gradients
+        return self._reduced(losses), gradients
+
+    def _reduced(self, losses: Array) -> Any:
+        return self.average.value(losses, loss_dtype(self.logits.dtype))
 
     def _walk(self, scale: Array | None) -> tuple[Array, Array]:
-        """Return the rows' losses and, where a `scale` for each row is given, their scaled gradients."""
+        """Return the rows' losses and, where a `scale` for each row is given, their scaled gradients.
+
+        A block is computed in float64 and rounded at the end, whatever the dtype of the logits.
+        """
         logits, leading = self.logits, self.logits.shape[:-1]
-        compute = loss_dtype(logits.dtype)
+        compute = np.result_type(logits.dtype, np.float64)
         losses = np.empty(leading, compute)
         gradients = np.empty(logits.shape if scale is not None else 0, logits.dtype)
         flat_losses, flat_gradients = losses.reshape(-1), gradients.reshape(-1, logits.shape[-1])
@@ -56,7 +62,7 @@ class RowLoss:
                 rows = [_take(array, leading, part) for array in self.rows]
                 flat_losses[part], gradient = self.kernel(block, *rows, gradient=scale is not None)
                 if scale is not None and gradient is not None:
-                    factor = scale.reshape(-1)[part, None].astype(compute)
+                    factor = scale.reshape(-1)[part, None]
                     gradient *= factor
                     gradient[factor[:, 0] == 0] = 0  # exactly, whatever stands in the row
                     flat_gradients[part] = gradient

@@ -95,16 +95,17 @@ def info_nce_loss(
         candidates.append(others)
 
     rows, dtype = len(anchors), loss_dtype(np.result_type(anchors, *candidates))
+    compute = np.result_type(dtype, np.float64)
     with np.errstate(invalid="ignore"):  # an infinite or undefined entry shows in the result
-        unit = _directions(anchors.astype(dtype))
-        similarities = unit @ np.concatenate([_directions(vectors.astype(dtype)) for vectors in candidates]).T
+        unit = _directions(anchors.astype(compute))
+        similarities = unit @ np.concatenate([_directions(vectors.astype(compute)) for vectors in candidates]).T
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-        logits = similarities / dtype.type(temperature) if rows else np.zeros((0, 1), dtype)
+        logits = similarities / temperature if rows else np.zeros((0, 1), compute)
     loss = cross_entropy(logits, np.arange(rows), reduction=reduction)
     if symmetric:
         backwards = cross_entropy(logits[:, :rows].T if rows else logits, np.arange(rows), reduction=reduction)
-        loss = ((loss + backwards) / 2).astype(dtype)
-    return loss
+        loss = (loss + backwards) / 2
+    return loss.astype(dtype)
 
 
 def _as_vectors(name: str, values: ArrayLike) -> Array:

@@ -202,9 +202,9 @@ def js_divergence(p: ArrayLike, q: ArrayLike, *, base: float | None = None) -> A
     """
     unit = _unit(base)
     first, second = _pair(p, q)
-    mixture = (first + second) / 2
-    halves = _relative_entropy(first, mixture) + _relative_entropy(second, mixture)
-    return _in_unit(halves / 2, unit, mixture.dtype)
+    both = _wide(first) + _wide(second)  # not halved: the smallest probabilities would vanish
+    doubled = _relative_entropy(2 * first, both) + _relative_entropy(2 * second, both)
+    return _in_unit(doubled / 4, unit, np.result_type(first, second))
 
 
 def mutual_information(joint: ArrayLike, *, base: float | None = None) -> Any:
@@ -240,11 +240,12 @@ def mutual_information(joint: ArrayLike, *, base: float | None = None) -> Any:
     Cover & Thomas, *Elements of Information Theory*, 2nd edition (2006), equation 2.28.
     """
     unit = _unit(base)
-    probs = as_distribution("joint", joint, axes=2)
+    given = as_distribution("joint", joint, axes=2)
+    probs = _wide(given)
     rows, columns = probs.sum(axis=-1, keepdims=True), probs.sum(axis=-2, keepdims=True)
     with np.errstate(divide="ignore", invalid="ignore"):
         terms = probs * (np.log(probs) - np.log(rows) - np.log(columns))
-    return _in_unit(np.where(probs > 0, terms, 0).sum(axis=(-2, -1)), unit, probs.dtype)
+    return _in_unit(np.where(probs > 0, terms, 0).sum(axis=(-2, -1)), unit, given.dtype)
 
 
 def _unit(base: float | None) -> float:
@@ -270,10 +271,15 @@ def _pair(p: ArrayLike, q: ArrayLike) -> tuple[Array, Array]:
 def _expected_log(p: Array, q: Array) -> Any:
     """Return the sum of p log q, where 0 log 0 = 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(p > 0, p * np.log(q), 0).sum(axis=-1)
+        return np.where(p > 0, _wide(p) * np.log(_wide(q)), 0).sum(axis=-1)
 
 
 def _relative_entropy(p: Array, q: Array) -> Any:
     """Return the sum of p log(p / q), where 0 log 0 = 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(p > 0, p * (np.log(p) - np.log(q)), 0).sum(axis=-1)
+        return np.where(p > 0, _wide(p) * (np.log(_wide(p)) - np.log(_wide(q))), 0).sum(axis=-1)
+
+
+def _wide(p: Array) -> Array:
+    """Return numbers in float64: sums of products that nearly cancel are rounded at the end."""
+    return p.astype(np.result_type(p, np.float64), copy=False)

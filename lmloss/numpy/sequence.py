@@ -240,7 +240,8 @@ def dpo_loss(
     reference_chosen, reference_rejected : array_like, shape (...)
         Those under the model that it started from. Constants.
     beta : float
-        :math:`\beta \ge 0`, per nat: how much a change of odds against the reference counts.
+        :math:`\beta \ge 0`, per nat: how much a change of odds against the reference counts; at 0 not even an infinite
+        one does.
     label_smoothing : float
         :math:`\varepsilon` in [0, 1], the share of preferences believed to be the wrong way round.
     reduction : {"mean", "sum", "none"}
@@ -278,7 +279,8 @@ def dpo_loss(
     dtype = np.result_type(chosen, rejected)
     with np.errstate(all="ignore"):  # inf - inf: an answer that is impossible under both models
         # Ratios first: where policy and reference are close, each of these differences is exact.
-        margin = beta * ((chosen - given[0]) - (rejected - given[1]))
+        gap = (chosen - given[0]) - (rejected - given[1])
+        margin = beta * (gap if beta > 0 else np.where(np.isinf(gap), 0, gap))
         losses = np.zeros(chosen.shape)
         for weight, sign in ((1 - label_smoothing, -1), (label_smoothing, 1)):
             if weight:  # a term of no weight is left out, infinite or not

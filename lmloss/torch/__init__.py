@@ -22,7 +22,7 @@ from lmloss.torch.large_vocabulary import (
 )
 from lmloss.torch.masking import mask_tokens
 from lmloss.torch.metrics import Perplexity, bits_per_byte, expected_calibration_error, perplexity
-from lmloss.torch.modules import CrossEntropyLoss
+from lmloss.torch.modules import CrossEntropyLoss, DistillationLoss, FocalLoss, InfoNCELoss
 from lmloss.torch.output_layers import AdaptiveSoftmax, HierarchicalSoftmax
 from lmloss.torch.sequence import dpo_loss, minimum_risk_loss, reinforce_loss, scheduled_sampling, sequence_log_prob
 from lmloss.torch.softmax import log_softmax, logsumexp, softcap, softmax
@@ -30,7 +30,10 @@ from lmloss.torch.softmax import log_softmax, logsumexp, softcap, softmax
 __all__ = [
     "AdaptiveSoftmax",
     "CrossEntropyLoss",
+    "DistillationLoss",
+    "FocalLoss",
     "HierarchicalSoftmax",
+    "InfoNCELoss",
     "Perplexity",
     "adaptive_log_prob",
     "bits_per_byte",

@@ -56,7 +56,7 @@ class RowLoss:
         else:
             walk: Callable[..., tuple[Tensor, Tensor]] = _Walk.apply
             losses, _ = walk(self.kernel, len(self.shared), self.logits, alive, *self.shared, *self.rows)
-        return self.average.value(losses)
+        return self.average.value(losses).to(loss_dtype(self.logits.dtype))
 
 
 def _plain(
@@ -64,7 +64,7 @@ def _plain(
 ) -> Tensor:
     """Return all rows' losses as one differentiable expression; a row that is not alive counts as zeros."""
     z = torch.where(alive[..., None], logits, 0).to(loss_dtype(logits.dtype))
-    return kernel.plain(z, shared, rows)
+    return kernel.plain(z, tuple(tensor.to(z.dtype) for tensor in shared), rows)
 
 
 class _Walk(torch.autograd.Function):
@@ -72,8 +72,8 @@ class _Walk(torch.autograd.Function):
 
     @staticmethod
     def forward(kernel: Kernel, num_shared: int, logits: Tensor, alive: Tensor, *tensors: Tensor) -> Any:
-        shared, rows = tensors[:num_shared], tensors[num_shared:]
         compute = loss_dtype(logits.dtype)
+        shared, rows = tuple(tensor.to(compute) for tensor in tensors[:num_shared]), tensors[num_shared:]
         losses, kept = [], []
         for take in _blocks(logits):
             loss, keep = kernel.losses(take(logits).to(compute), shared, tuple(map(take, rows)))
@@ -99,13 +99,15 @@ class _Walk(torch.autograd.Function):
             return None, None, pull(scale)[0], *rest
         gradient = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
         compute = loss_dtype(logits.dtype)
+        shared = tuple(tensor.to(compute) for tensor in shared)
         mask_dead = not reads_values(None, scale) or bool((scale == 0).any())
         for take in _blocks(logits):
             part = take(gradient)
             out = part if part.dtype == compute else torch.empty_like(part, dtype=compute)
-            ctx.kernel.slopes(take(logits).to(compute), take(kept), shared, tuple(map(take, rows)), take(scale), out)
+            factor = take(scale).to(compute)
+            ctx.kernel.slopes(take(logits).to(compute), take(kept), shared, tuple(map(take, rows)), factor, out)
             if mask_dead:  # exactly zero, whatever stands in the row
-                out.masked_fill_((take(scale) == 0)[:, None], 0)
+                out.masked_fill_((factor == 0)[:, None], 0)
             if out is not part:
                 part.copy_(out)
         return None, None, gradient, *rest

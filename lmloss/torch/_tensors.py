@@ -37,6 +37,16 @@ def kind(tensor: Tensor) -> str:
     return "b" if tensor.dtype == torch.bool else "i"
 
 
+def uniform(shape: torch.Size, rng: torch.Generator | None, device: torch.device) -> Tensor:
+    """Return numbers uniform in [0, 1) on the device, drawn on that of the generator.
+
+    They stand 2**-53 apart, so that rare events are as rare as asked for; on MPS, which has no float64, 2**-24.
+    """
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    source = device if rng is None else rng.device
+    return torch.rand(shape, generator=rng, device=source, dtype=dtype).to(device)
+
+
 def as_tensor(name: str, value: object) -> Tensor:
     """Return `value`, refused unless it is a tensor."""
     if not isinstance(value, Tensor):
@@ -73,6 +83,16 @@ def loss_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+def compute_dtype(tensor: Tensor) -> torch.dtype:
+    """Return the dtype for what there is one of for each row: float64 on the CPU, where it is cheap."""
+    return torch.float64 if tensor.device.type == "cpu" else loss_dtype(tensor.dtype)
+
+
+def row_sums(x: Tensor) -> Tensor:
+    """Return the sums over the last axis, added up and left in the widest dtype that is cheap."""
+    return x.sum(-1, dtype=compute_dtype(x))
+
+
 def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
     """Return a context in which a product keeps its dtype: half-precision scores would blur the loss."""
     device = tensor.device.type
@@ -105,7 +125,7 @@ def as_weights(
     _checks.real(name, kind(tensor), tensor.dtype)
     _checks.together(name, tensor.device, "logits", logits.device)
     _checks.exact_shape(name, tuple(tensor.shape), shape, why)
-    weights = tensor.to(loss_dtype(logits.dtype))
+    weights = tensor.to(torch.promote_types(tensor.dtype, loss_dtype(logits.dtype)))
     if reads_values(validate, weights):
         refuse_first(name, weights, ~((weights >= 0) & torch.isfinite(weights)), _checks.weight)
     return weights

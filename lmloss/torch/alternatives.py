@@ -9,7 +9,7 @@ from lmloss import _checks
 from lmloss.torch._reduce import Average
 from lmloss.torch._rows import Kernel, RowLoss, row_loss
 from lmloss.torch._targets import read_targets
-from lmloss.torch._tensors import as_denominator, as_fractions, as_logits
+from lmloss.torch._tensors import as_denominator, as_fractions, as_logits, row_sums
 
 
 @row_loss
@@ -224,9 +224,9 @@ class _Focal:
         doubt = -torch.expm1(u)
         ratio = torch.where(doubt > 0, torch.where(u == -torch.inf, 0, u) / torch.where(doubt > 0, doubt, 1), -1)
         in_u = shared[0][rows[0]] * doubt**self.gamma * (self.gamma * u.exp() * ratio - 1) * scale
-        torch.sub(z, top[:, None], out=out)
-        out.sub_(log_total[:, None]).exp_().mul_(-in_u[:, None])
-        out.scatter_add_(1, rows[0][:, None], torch.where(u == -torch.inf, 0, in_u)[:, None])
+        torch.sub(z, top.to(z.dtype)[:, None], out=out)
+        out.exp_().mul_((-in_u * (-log_total).exp()).to(z.dtype)[:, None])
+        out.scatter_add_(1, rows[0][:, None], torch.where(u == -torch.inf, 0, in_u).to(z.dtype)[:, None])
 
     def plain(self, z: Tensor, shared: tuple[Tensor, ...], rows: tuple[Tensor, ...]) -> Tensor:
         log_q = torch.log_softmax(torch.where(z == -torch.inf, -torch.inf, z), dim=-1)
@@ -277,23 +277,29 @@ class _Hinge:
 
 @dataclass(frozen=True)
 class _Brier:
-    """The row kernel: with d = q - e_y, l = sum d^2 and dl/dz = 2 q (d - sum q d)."""
+    """The row kernel: with d = q - e_y, l = sum d^2 and dl/dz = 2 q (d - sum q d).
+
+    Near certainty d is a difference of numbers close to 1, so the block is computed as wide as is cheap.
+    """
 
     def losses(self, z: Tensor, shared: tuple[Tensor, ...], rows: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         top, log_total = _partition(z)
-        distance = self._distance((z - top[:, None]).sub_(log_total[:, None]).exp_(), rows[0])
+        distance = self._distance(self._probs(z, top, log_total), rows[0])
         return distance.square_().sum(-1), torch.stack((top, log_total), dim=-1)
 
     def slopes(
         self, z: Tensor, kept: Tensor, shared: tuple[Tensor, ...], rows: tuple[Tensor, ...], scale: Tensor, out: Tensor
     ) -> None:
-        torch.sub(z, kept[:, :1], out=out)
-        distance = self._distance(out.sub_(kept[:, 1:]).exp_(), rows[0])
-        distance.sub_((out * distance).sum(-1, keepdim=True))
-        out.mul_(distance).mul_(2 * scale[:, None])
+        q = self._probs(z, *kept.unbind(-1))
+        distance = self._distance(q, rows[0])
+        distance.sub_((q * distance).sum(-1, keepdim=True))
+        out.copy_(distance.mul_(q).mul_(2 * scale[:, None]))
 
     def plain(self, z: Tensor, shared: tuple[Tensor, ...], rows: tuple[Tensor, ...]) -> Tensor:
         return self._distance(torch.softmax(z, dim=-1), rows[0]).square().sum(-1)
+
+    def _probs(self, z: Tensor, top: Tensor, log_total: Tensor) -> Tensor:
+        return (z.to(log_total.dtype) - top[:, None]).sub_(log_total[:, None]).exp_()
 
     def _distance(self, q: Tensor, target: Tensor) -> Tensor:
         return q - torch.zeros_like(q).scatter(-1, target[..., None], 1)
@@ -306,4 +312,5 @@ def _pick(z: Tensor, place: Tensor) -> Tensor:
 def _partition(z: Tensor) -> tuple[Tensor, Tensor]:
     """Return the largest logit, and the logarithm of the sum of exponentials after it is taken off."""
     top = z.amax(-1)
-    return top, (z - top[:, None]).exp_().sum(-1).log()
+    log_total = row_sums((z - top[:, None]).exp_()).log()
+    return top.to(log_total.dtype), log_total

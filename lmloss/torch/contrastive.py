@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lmloss import _checks
-from lmloss.torch._tensors import as_tensor, kind, loss_dtype, reads_values, without_autocast
+from lmloss.torch._tensors import as_tensor, compute_dtype, kind, loss_dtype, reads_values, without_autocast
 from lmloss.torch.cross_entropy import cross_entropy
 
 
@@ -99,11 +99,12 @@ def info_nce_loss(
     _checks.together("keys", positives.device, "queries", anchors.device)
 
     dtype, rows = loss_dtype(dtype), anchors.shape[0]
-    candidates = _directions(positives.to(dtype))
+    compute = torch.promote_types(dtype, compute_dtype(anchors))
+    candidates = _directions(positives.to(compute))
     if negatives is not None:
-        candidates = torch.cat((candidates, _directions(others.to(dtype))))
+        candidates = torch.cat((candidates, _directions(others.to(compute))))
     with without_autocast(anchors):
-        similarities = _directions(anchors.to(dtype)) @ candidates.mT
+        similarities = _directions(anchors.to(compute)) @ candidates.mT
     logits = similarities / temperature
     if not rows:  # no row, but a class to name: the loss is 0 and stays attached
         logits = F.pad(logits, (0, 1))
@@ -112,7 +113,7 @@ def info_nce_loss(
     if symmetric:
         square = logits[:, :rows].mT if rows else logits
         loss = (loss + cross_entropy(square, targets, reduction=reduction, validate=False)) / 2
-    return loss
+    return loss.to(dtype)
 
 
 def _as_vectors(name: str, value: object) -> Tensor:

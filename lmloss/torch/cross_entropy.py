@@ -10,7 +10,7 @@ from lmloss import _checks
 from lmloss.torch._reduce import Average
 from lmloss.torch._rows import RowLoss, row_loss
 from lmloss.torch._targets import read_targets
-from lmloss.torch._tensors import as_denominator, as_logits, as_weights
+from lmloss.torch._tensors import as_denominator, as_logits, as_weights, row_sums
 from lmloss.torch.softmax import capped
 
 
@@ -274,7 +274,7 @@ class _CrossEntropy:
     def losses(self, z: Tensor, shared: tuple[Tensor, ...], rows: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         z = z if self.cap is None else capped(z, self.cap)
         top = z.amax(-1)
-        total = (z - top[:, None]).exp_().sum(-1)
+        total = row_sums((z - top[:, None]).exp_()).to(z.dtype)
         log_total = total.log()
         if rows[0].ndim == 1 and self.label_smoothing == 0:
             losses = log_total - (z.gather(1, rows[0][:, None])[:, 0] - top)
@@ -283,7 +283,7 @@ class _CrossEntropy:
         else:
             surprisals = log_total[:, None] - (z - top[:, None])
             mass = self._mass(z, shared, rows[0])
-            losses = (surprisals.mul_(mass).masked_fill_(mass == 0, 0)).sum(-1)
+            losses = row_sums(surprisals.mul_(mass).masked_fill_(mass == 0, 0))
         if self.z_loss:
             losses += self.z_loss * self._row_weight(shared, rows[0], total) * (top + log_total) ** 2
         return losses, torch.stack((top, total), dim=-1)
@@ -298,7 +298,7 @@ class _CrossEntropy:
         row_weight = self._row_weight(shared, target, total)
         hard = target.ndim == 1 and self.label_smoothing == 0
         mass = row_weight[:, None] if hard else self._mass(z, shared, target)
-        factor = mass.sum(-1)
+        factor = row_sums(mass).to(z.dtype)
         if self.z_loss:
             factor = factor + 2 * self.z_loss * row_weight * (top + total.log())
         torch.sub(z, top[:, None], out=out)

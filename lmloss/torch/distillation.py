@@ -10,7 +10,7 @@ from lmloss import _checks
 from lmloss.torch._reduce import Average
 from lmloss.torch._rows import RowLoss, row_loss
 from lmloss.torch._targets import read_targets
-from lmloss.torch._tensors import as_denominator, as_logits, as_weights, loss_dtype
+from lmloss.torch._tensors import as_denominator, as_logits, as_weights, loss_dtype, row_sums
 
 
 @row_loss
@@ -136,30 +136,70 @@ class _Distillation:
     beta: float
 
     def losses(self, z: Tensor, shared: tuple[Tensor, ...], rows: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        losses = self.plain(z, shared, rows)
-        return losses, losses.new_zeros(len(losses), 0)
+        losses, kept = row_sums(z[:, :0]), []
+        if self.alpha < 1:
+            divergence, *kept = self._softened(z, rows[0])
+            losses = losses + (1 - self.alpha) * self.temperature**2 * divergence
+        if self.alpha > 0:
+            shifted, top, total = _shifted(z, 1.0)
+            losses = losses + self.alpha * (total.log() - shifted.gather(1, rows[1][:, None])[:, 0])
+            kept += [top, total]
+        return losses, torch.stack([column.to(losses.dtype) for column in kept], dim=-1)
 
     def slopes(
         self, z: Tensor, kept: Tensor, shared: tuple[Tensor, ...], rows: tuple[Tensor, ...], scale: Tensor, out: Tensor
     ) -> None:
-        log_p, log_q = self._log_probs(z, rows[0])
-        p, q = log_p.exp(), log_q.exp()
-        if self.divergence == "forward_kl":
-            torch.sub(q, p, out=out)
-        else:
-            if self.divergence == "reverse_kl":
-                gap = log_q - log_p
+        columns = kept[:, :, None].to(z.dtype).unbind(1)
+        if self.alpha < 1:
+            top_t, total_t, top_s, total_s, mean = columns[:5]
+            a, b = rows[0].to(z.dtype) / self.temperature - top_t, z / self.temperature - top_s
+            torch.exp(b, out=out).div_(total_s)
+            if self.divergence == "forward_kl":
+                out.sub_(a.exp_().div_(total_t))
+            elif self.divergence == "reverse_kl":
+                endless = mean == torch.inf  # an infinite divergence slopes nowhere
+                gap = b.sub_(a).masked_fill_((out == 0) | endless, 0)
+                out.mul_(gap.sub_(mean.masked_fill(endless, 0)))
             else:
-                gap = (log_q - self._log_mixture(log_p, log_q)).mul_(1 - self.beta)
-            endless = (gap == torch.inf).any(-1, keepdim=True)  # an infinite divergence slopes nowhere
-            gap.masked_fill_((q == 0) | endless, 0)
-            torch.sub(gap, (q * gap).sum(-1, keepdim=True), out=out)
-            out.mul_(q)
-        out.mul_((1 - self.alpha) * self.temperature)
+                log_ratio = a.sub_(b).sub_((kept[:, 1].log() - kept[:, 3].log()).to(z.dtype)[:, None])
+                gap = self._log_over_mixture(log_ratio)[1].masked_fill_(out == 0, 0)
+                out.mul_(gap.sub_(mean)).mul_(1 - self.beta)
+            out.mul_((1 - self.alpha) * self.temperature * scale[:, None])
+        else:
+            out.zero_()
         if self.alpha > 0:
-            out.add_(torch.softmax(z, dim=-1), alpha=self.alpha)
-            out.scatter_add_(1, rows[1][:, None], out.new_full((len(out), 1), -self.alpha))
-        out.mul_(scale[:, None]).masked_fill_(z == -torch.inf, 0)
+            share = self.alpha * scale[:, None]
+            out.addcmul_((z - columns[-2]).exp_(), share / columns[-1])
+            out.scatter_add_(1, rows[1][:, None], -share)
+        out.masked_fill_(z == -torch.inf, 0)
+
+    def _softened(self, z: Tensor, teacher: Tensor) -> tuple[Tensor, ...]:
+        """Return the divergence at the temperature, and what its slope needs again.
+
+        With a and b the softened logits less their maxima and A, B the sums of their exponentials, log p = a - log A
+        and log q = b - log B. What is one number for a row stays out of the sums over the classes.
+        """
+        (a, top_t, total_t), (b, top_s, total_s) = (_shifted(x, self.temperature) for x in (teacher.to(z.dtype), z))
+        log_totals = total_t.log() - total_s.log()
+        mean = torch.zeros_like(total_s)
+        if self.divergence == "forward_kl":
+            divergence = _mean_gap(a, b, total_t) - log_totals
+        elif self.divergence == "reverse_kl":
+            mean = _mean_gap(b, a, total_s)
+            divergence = mean + log_totals
+        else:
+            p, q = a.exp() / total_t.to(z.dtype)[:, None], b.exp() / total_s.to(z.dtype)[:, None]
+            over_p, over_q = self._log_over_mixture((a - b).sub_(log_totals.to(z.dtype)[:, None]))
+            over_p, over_q = over_p.masked_fill_(p == 0, 0), over_q.masked_fill_(q == 0, 0)
+            mean = row_sums(q * over_q)
+            divergence = self.beta * row_sums(p * over_p) + (1 - self.beta) * mean
+        return divergence.clamp(min=0), top_t, total_t, top_s, total_s, mean
+
+    def _log_over_mixture(self, log_ratio: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log p/m and log q/m, given log p/q: each from the smaller of the two, which cannot overflow."""
+        share = torch.full_like(log_ratio, 1 - self.beta).masked_fill_(log_ratio <= 0, self.beta)
+        nearer = torch.log1p(share.mul_(torch.expm1(-log_ratio.abs()))).neg_()
+        return nearer + log_ratio.clamp(max=0), nearer - log_ratio.clamp(min=0)
 
     def plain(self, z: Tensor, shared: tuple[Tensor, ...], rows: tuple[Tensor, ...]) -> Tensor:
         z = torch.where(z == -torch.inf, -torch.inf, z)  # cuts the gradient there: a class that cannot win or lose
@@ -201,3 +241,17 @@ def _expected_gap(log_weights: Tensor, first: Tensor, second: Tensor) -> Tensor:
     gap = torch.where(some, first, 0) - torch.where(some, second, 0)
     gap = torch.where(log_weights.isnan(), torch.nan, gap)
     return (torch.where(some, log_weights, -torch.inf).exp() * gap).sum(-1)
+
+
+def _shifted(z: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return softened logits less their maximum, that maximum, and the sum of their exponentials."""
+    softened = z / temperature
+    top = softened.amax(-1)
+    softened.sub_(top[:, None])
+    return softened, top, row_sums(softened.exp())
+
+
+def _mean_gap(a: Tensor, b: Tensor, total: Tensor) -> Tensor:
+    """Return the mean of a - b under exp(a) / total; infinite where b rules out what a does not."""
+    gap = (a - b).masked_fill_(a == -torch.inf, 0)
+    return torch.where(gap.amax(-1) == torch.inf, torch.inf, row_sums(gap.mul_(a.exp())) / total)

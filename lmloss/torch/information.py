@@ -11,7 +11,15 @@ import torch
 from torch import Tensor
 
 from lmloss import _checks
-from lmloss.torch._tensors import as_distribution, as_tensor, kind, loss_dtype, reads_values, refuse_first
+from lmloss.torch._tensors import (
+    as_distribution,
+    as_tensor,
+    compute_dtype,
+    kind,
+    loss_dtype,
+    reads_values,
+    refuse_first,
+)
 
 
 def surprisal(p: Tensor, *, base: float | None = None) -> Tensor:
@@ -90,7 +98,8 @@ def entropy(p: Tensor, *, base: float | None = None) -> Tensor:
     """
     unit = _unit(base)
     probs = as_distribution("p", p)
-    return (0.0 - (probs * _log_where(probs > 0, probs)).sum(-1)) / unit
+    wide = _wide(probs)
+    return ((0.0 - (wide * _log_where(wide > 0, wide)).sum(-1)) / unit).to(probs.dtype)
 
 
 def cross_entropy_probs(p: Tensor, q: Tensor, *, base: float | None = None) -> Tensor:
@@ -127,7 +136,8 @@ def cross_entropy_probs(p: Tensor, q: Tensor, *, base: float | None = None) -> T
     """
     unit = _unit(base)
     probs, model = _pair(p, q)
-    return (0.0 - (probs * _log_where(probs > 0, model)).sum(-1)) / unit
+    costs = _wide(probs) * _log_where(probs > 0, _wide(model))
+    return ((0.0 - costs.sum(-1)) / unit).to(torch.promote_types(probs.dtype, model.dtype))
 
 
 def kl_divergence(p: Tensor, q: Tensor, *, base: float | None = None) -> Tensor:
@@ -164,7 +174,8 @@ def kl_divergence(p: Tensor, q: Tensor, *, base: float | None = None) -> Tensor:
     Cover & Thomas, *Elements of Information Theory*, 2nd edition (2006), equation 2.26 and example 2.3.1.
     """
     unit = _unit(base)
-    return _relative_entropy(*_pair(p, q)) / unit
+    probs, model = _pair(p, q)
+    return (_relative_entropy(probs, model) / unit).to(torch.promote_types(probs.dtype, model.dtype))
 
 
 def js_divergence(p: Tensor, q: Tensor, *, base: float | None = None) -> Tensor:
@@ -202,8 +213,9 @@ def js_divergence(p: Tensor, q: Tensor, *, base: float | None = None) -> Tensor:
     """
     unit = _unit(base)
     first, second = _pair(p, q)
-    mixture = (first + second) / 2
-    return (_relative_entropy(first, mixture) + _relative_entropy(second, mixture)) / 2 / unit
+    both = _wide(first) + _wide(second)  # not halved: the smallest probabilities would vanish
+    doubled = _relative_entropy(2 * first, both) + _relative_entropy(2 * second, both)
+    return (doubled / 4 / unit).to(torch.promote_types(first.dtype, second.dtype))
 
 
 def mutual_information(joint: Tensor, *, base: float | None = None) -> Tensor:
@@ -239,10 +251,11 @@ def mutual_information(joint: Tensor, *, base: float | None = None) -> Tensor:
     Cover & Thomas, *Elements of Information Theory*, 2nd edition (2006), equation 2.28.
     """
     unit = _unit(base)
-    probs = as_distribution("joint", joint, axes=2)
+    given = as_distribution("joint", joint, axes=2)
+    probs = _wide(given)
     some = probs > 0
     apart = _log_where(some, probs.sum(-1, keepdim=True)) + _log_where(some, probs.sum(-2, keepdim=True))
-    return (probs * (_log_where(some, probs) - apart)).sum((-2, -1)) / unit
+    return ((probs * (_log_where(some, probs) - apart)).sum((-2, -1)) / unit).to(given.dtype)
 
 
 def _unit(base: float | None) -> float:
@@ -263,7 +276,12 @@ def _pair(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
 
 def _relative_entropy(p: Tensor, q: Tensor) -> Tensor:
     some = p > 0
-    return (p * (_log_where(some, p) - _log_where(some, q))).sum(-1)
+    return (_wide(p) * (_log_where(some, _wide(p)) - _log_where(some, _wide(q)))).sum(-1)
+
+
+def _wide(p: Tensor) -> Tensor:
+    """Return numbers in the widest dtype that is cheap: sums of products that nearly cancel are rounded at the end."""
+    return p.to(compute_dtype(p))
 
 
 def _log_where(counted: Tensor, x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lmloss import _checks
-from lmloss.torch._tensors import as_classes, as_tensor, kind, reads_values, refuse_first
+from lmloss.torch._tensors import as_classes, as_tensor, kind, reads_values, refuse_first, uniform
 
 LABEL_DTYPES = {
     torch.uint8: torch.int16,
@@ -132,7 +132,7 @@ def mask_tokens(
     specials = torch.tensor(special_ids, dtype=torch.int64).to(device, non_blocking=device.type == "cuda")
     # An id is special where the specials up to it are more than those below it.
     excluded = torch.bucketize(ids, specials, right=True) != torch.bucketize(ids, specials)
-    fate = torch.rand(ids.shape, dtype=torch.float32, generator=rng, device=source).to(device)
+    fate = uniform(ids.shape, rng, device)
     if word_ids is not None:
         word, no_word = _words(word_ids, ids)
         excluded = _holds_any(word, excluded) | no_word

@@ -11,7 +11,7 @@ from torch.nn.functional import logsigmoid
 
 from lmloss import _checks
 from lmloss.torch._reduce import Average
-from lmloss.torch._tensors import as_tensor, kind, loss_dtype, reads_values, refuse_first
+from lmloss.torch._tensors import as_tensor, compute_dtype, kind, loss_dtype, reads_values, refuse_first, uniform
 from lmloss.torch.cross_entropy import cross_entropy
 
 
@@ -95,7 +95,7 @@ def scheduled_sampling(targets: Tensor, samples: Tensor, *, keep_prob: float, rn
     >>> import torch, lmloss.torch as lt
     >>> rng = torch.Generator().manual_seed(0)
     >>> lt.scheduled_sampling(torch.tensor([1, 2, 3, 4]), torch.full((4,), 9), keep_prob=0.5, rng=rng)
-    tensor([1, 9, 3, 4])
+    tensor([9, 9, 3, 9])
 
     References
     ----------
@@ -112,8 +112,7 @@ def scheduled_sampling(targets: Tensor, samples: Tensor, *, keep_prob: float, rn
     _checks.mixed_ids("targets", truth.dtype, "samples", drawn.dtype)
     _checks.together("samples", drawn.device, "targets", truth.device)
     dtype = truth.dtype if truth.dtype == drawn.dtype else torch.int64
-    coins = torch.rand(truth.shape, generator=rng, device=rng.device, dtype=torch.float32)
-    return torch.where((coins < keep_prob).to(truth.device), truth.to(dtype), drawn.to(dtype))
+    return torch.where(uniform(truth.shape, rng, truth.device) < keep_prob, truth.to(dtype), drawn.to(dtype))
 
 
 def reinforce_loss(log_probs: Tensor, rewards: Tensor, *, baseline: float | Tensor | None = None) -> Tensor:
@@ -221,7 +220,8 @@ def minimum_risk_loss(sequence_log_probs: Tensor, risks: Tensor, *, sharpness: f
     _refuse_infinite("risks", prices, absent)
     # The shift is exact where scores are close, and cannot overflow to a tie when sharpened. Being common to all
     # candidates it changes nothing, so no gradient has to pass through the maximum.
-    behind = scores - scores.detach().amax(-1, keepdim=True)
+    wide = scores.to(compute_dtype(scores))
+    behind = wide - wide.detach().amax(-1, keepdim=True)
     log_shares = torch.log_softmax(torch.where(absent, -torch.inf, sharpness * behind), dim=-1)
     expected = (log_shares.exp() * torch.where(absent, 0, prices)).sum(-1).to(scores.dtype)  # prices may be wider
     return Average(torch.ones_like(expected), torch.ones_like(expected), "mean").value(expected)
@@ -249,7 +249,8 @@ def dpo_loss(
     reference_chosen, reference_rejected : Tensor, shape (...)
         Those under the model that it started from. Constants.
     beta : float
-        :math:`\beta \ge 0`, per nat: how much a change of odds against the reference counts.
+        :math:`\beta \ge 0`, per nat: how much a change of odds against the reference counts; at 0 not even an infinite
+        one does.
     label_smoothing : float
         :math:`\varepsilon` in [0, 1], the share of preferences believed to be the wrong way round.
     reduction : {"mean", "sum", "none"}
@@ -289,7 +290,8 @@ def dpo_loss(
     chosen, rejected, was_chosen, was_rejected = scores
     dtype = torch.promote_types(chosen.dtype, rejected.dtype)
     # Ratios first: where policy and reference are close, each of these differences is exact.
-    margin = beta * ((chosen - was_chosen.detach()) - (rejected - was_rejected.detach())).to(dtype)
+    gap = ((chosen - was_chosen.detach()) - (rejected - was_rejected.detach())).to(dtype)
+    margin = beta * (gap if beta > 0 else torch.where(gap.isinf(), 0, gap))
     losses = torch.zeros_like(margin)
     if label_smoothing < 1:  # a term of no weight is left out, infinite or not
         losses = losses - (1 - label_smoothing) * logsigmoid(margin)

@@ -39,7 +39,12 @@ def logsumexp(x: Tensor) -> Tensor:
     Blanchard, Higham & Higham, "Accurately computing the log-sum-exp and softmax functions", IMA Journal of
     Numerical Analysis 41 (2021).
     """
-    return torch.logsumexp(_widened(as_logits("x", x)), dim=-1)
+    z = _widened(as_logits("x", x))
+    # Composed, so that the gradient is a quotient of exponentials: exp(x - logsumexp(x)), which torch.logsumexp takes,
+    # loses a digit for each digit of the logsumexp.
+    top = z.detach().amax(-1, keepdim=True)
+    top = torch.where(top.isinf(), 0, top)
+    return (top + (z - top).exp().sum(-1, keepdim=True).log())[..., 0]
 
 
 def softmax(logits: Tensor, *, temperature: float = 1.0) -> Tensor:
