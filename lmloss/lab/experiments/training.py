@@ -17,7 +17,7 @@ from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
 import lmloss.torch as lt
 from lmloss.lab import results
-from lmloss.lab.models import evaluate, ngram, small_transformer, train
+from lmloss.lab.models import SmallTransformer, evaluate, ngram, small_transformer, train
 from lmloss.lab.pretrained import SmolLM2, smollm2
 from lmloss.lab.text import Ids, byte_tokenizer, real_text, split_text
 
@@ -40,7 +40,8 @@ Losses = npt.NDArray[np.float64]
 
 def next_token_loss(model: nn.Module, batch: Tensor) -> Tensor:
     """Return the mean loss of a batch's tokens, each given those before it: what every run here minimises."""
-    return lt.causal_lm_loss(model(batch), batch)
+    loss: Tensor = lt.causal_lm_loss(model(batch), batch)
+    return loss
 
 
 def learn(
@@ -57,7 +58,7 @@ def learn(
     clip: float | None = 1.0,
     progress: bool = True,
     **shape: Any,
-) -> tuple[nn.Module, dict[str, list[float]]]:
+) -> tuple[SmallTransformer, dict[str, list[float]]]:
     """Train a transformer on a text and look at its loss on other texts along the way.
 
     Parameters
@@ -134,7 +135,8 @@ def compare_with_ngrams(
             "blocks": [round(float(-block[1:].mean()), 4) for block in np.array_split(log_probs, blocks)],
         }
     watched = {"train": train_ids[: len(held_out)], "held_out": held_out}
-    runs, texts = [], {}
+    runs: list[dict[str, Any]] = []
+    texts: dict[str, list[int]] = {}
     for seed in tqdm(seeds, desc="seeds", leave=False, disable=not progress):
         if prompt is not None and not runs:
             untrained = small_transformer(vocab_size, seed=seed)
@@ -150,9 +152,9 @@ def compare_with_ngrams(
             **options,
         )
         if prompt is not None and not runs:
-            texts["after"] = model.generate(prompt, 500, temperature=0.8, rng=np.random.default_rng(0)).tolist()  # type: ignore[operator]
+            texts["after"] = model.generate(prompt, 500, temperature=0.8, rng=np.random.default_rng(0)).tolist()
         looks.pop("batches")
-        blockwise = block_losses(model, held_out, blocks=blocks, length=int(model.length))  # type: ignore[call-overload]
+        blockwise = block_losses(model, held_out, blocks=blocks, length=model.length)
         runs.append({"seed": seed, **looks, "blocks": blockwise.round(4).tolist()})
     return {"tokens": [len(train_ids), len(held_out)], "ngrams": rows, "runs": runs, "texts": texts}
 
