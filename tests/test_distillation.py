@@ -200,6 +200,8 @@ def test_no_gradient_reaches_the_teacher():
     lt.distillation_loss(student, teacher, targets).backward()
     assert teacher.grad is None
     assert student.grad.abs().sum() > 0
+    transformed = torch.func.grad(lambda t: lt.distillation_loss(student.detach(), t, targets))(teacher.detach())
+    assert not transformed.any()
 
 
 @pytest.mark.parametrize("reduction", ["none", "sum", "mean", "sequence"])
