@@ -152,8 +152,10 @@ class SmallTransformer(nn.Module):
         self, vocab_size: int, *, causal: bool, width: int, layers: int, heads: int, length: int, dropout: float
     ) -> None:
         super().__init__()
-        if width % heads:
-            raise ValueError(f"width = {width} is no multiple of heads = {heads}")
+        if width % (2 * heads):
+            raise ValueError(
+                f"width = {width} is no multiple of heads = {heads}, twice: a position turns pairs of entries"
+            )
         self.vocab_size, self.causal, self.length = vocab_size, causal, length
         self.embedding = nn.Embedding(vocab_size, width)
         self.dropout = nn.Dropout(dropout)
@@ -189,7 +191,9 @@ class SmallTransformer(nn.Module):
         for _ in range(n_tokens):
             window = torch.tensor([text[-self.length :]], device=self.embedding.weight.device)
             probs = torch.softmax(self(window)[0, -1].cpu().double() / temperature, dim=-1).numpy()
-            text.append(int(np.searchsorted(np.cumsum(probs), rng.random() * probs.sum())))
+            steps = np.cumsum(probs)
+            place = np.searchsorted(steps, rng.random() * steps[-1], side="right")
+            text.append(min(int(place), self.vocab_size - 1))
         self.train(training)
         return np.array(text, dtype=np.int64)
 
@@ -384,7 +388,7 @@ def train(
     model.eval()
     if watch is not None:
         watched.append((steps, watch(model)))
-    return History(torch.stack(losses).double().cpu().numpy(), watched)
+    return History(torch.stack(losses).cpu().double().numpy(), watched)
 
 
 @torch.no_grad()

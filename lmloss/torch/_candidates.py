@@ -75,8 +75,10 @@ def score_candidates(
     samples = _draw(probs, size, rng)
     log_counts = (size * (probs / probs.sum())).log().to(dtype)
     with without_autocast(h):
-        target = (h * rows_of(w, y, dtype)).sum(-1)
-        drawn = h @ rows_of(w, samples, dtype).mT
+        # One gather: what a class gets as a target and as a sample cancels in part, and must meet before it is rounded.
+        rows = rows_of(w, torch.cat((y.reshape(-1), samples)), dtype)
+        target = (h * rows[: y.numel()].view(h.shape)).sum(-1)
+        drawn = h @ rows[y.numel() :].mT
     if bias is not None:
         target, drawn = target + bias.to(dtype)[y], drawn + bias.to(dtype)[samples]
     # A class of probability 0 can neither win nor lose: its gradient ends here.

@@ -173,7 +173,8 @@ def hierarchical_log_prob(hidden: Tensor, node_weight: Tensor, tree: HuffmanTree
     nodes, turns = tree.nodes[y], tree.turns[y]
     with without_autocast(h):
         scores = (rows_of(v, nodes, dtype) @ h.to(dtype)[..., None])[..., 0]
-    return torch.where(turns == 0, 0, logsigmoid(turns * scores)).sum(-1)
+    turned = torch.where(turns < 0, -scores, scores)  # no product: 0 * inf behind a way's end would reach the gradient
+    return torch.where(turns == 0, 0, logsigmoid(turned)).sum(-1)
 
 
 def adaptive_log_prob(

@@ -201,7 +201,7 @@ def test_a_stored_result_says_what_produced_it(monkeypatch: pytest.MonkeyPatch, 
         (lambda: ngram(3).fit([0, 1], 2), "ids has 2 tokens, fewer than one n-gram of order 3"),
         (lambda: ngram(2).fit([0, 5], 3), r"ids\[1\] = 5 is outside \[0, 3\)"),
         (lambda: ngram(2).fit(TEXT, 0), "vocab_size = 0 should be a positive integer"),
-        (lambda: small_transformer(10, width=10, heads=4), "width = 10 is no multiple of heads = 4"),
+        (lambda: small_transformer(10, width=12, heads=4), "width = 12 is no multiple of heads = 4"),
         (lambda: small_transformer(10, layers=0), "layers = 0 should be a positive integer"),
         (
             lambda: tiny()(torch.zeros(1, 17, dtype=torch.long)),

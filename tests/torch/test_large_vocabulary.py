@@ -452,3 +452,30 @@ def test_an_accelerator_gives_the_same_numbers(case):
     pairs = zip(torch.autograd.grad(got.sum(), there), torch.autograd.grad(want.sum(), tensors), strict=True)
     for ours, expected in pairs:
         assert_close(ours.cpu(), expected, rtol=1e-11)
+
+
+@pytest.mark.parametrize("loss", [lt.sampled_softmax_loss, lt.nce_loss])
+def test_gradients_of_half_weights_that_cancel_are_rounded_once(loss):
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(512, 4, generator=generator)
+    weight = torch.randn(10, 4, generator=generator).bfloat16()
+    targets = torch.randint(10, (512,), generator=generator)
+    got = []
+    for matrix in (weight.clone(), weight.float()):
+        matrix.requires_grad_()
+        rng = torch.Generator().manual_seed(1)
+        options = {"num_samples": 64, "sampling_probs": torch.full((10,), 0.1), "rng": rng}
+        loss(hidden, matrix, targets, reduction="sum", **options).backward()
+        got.append(matrix.grad)
+    assert torch.equal(got[0], got[1].bfloat16())
+
+
+def test_an_infinite_score_before_a_ways_end_leaves_no_nan_in_the_gradient():
+    tree = lt.huffman_tree([4, 2, 1, 1])
+    hidden = torch.full((1, 1), 1e20, requires_grad=True)
+    nodes = torch.tensor([[1e20], [0.0], [0.0]], requires_grad=True)
+    value = lt.hierarchical_log_prob(hidden, nodes, tree, torch.tensor([0]))
+    value.sum().backward()
+    assert value.item() == 0
+    assert not hidden.grad.any()
+    assert not nodes.grad.any()
