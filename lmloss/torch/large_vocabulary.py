@@ -314,7 +314,8 @@ def sampled_softmax_loss(
     Notes
     -----
     :math:`\hat Z` estimates :math:`Z = \sum_j e^{z_j}` without bias: each sample contributes in expectation
-    :math:`\sum_j \nu_j [\,j \ne y\,] e^{z_j} / \nu_j = Z - e^{z_y}`. The logarithm is concave, so that the loss is on
+    :math:`\sum_j \nu_j [\,j \ne y\,] e^{z_j} / \nu_j`, that is
+    :math:`Z - e^{z_y}`. The logarithm is concave, so that the loss is on
     average below the full one (Jensen), by about :math:`\operatorname{Var}(\hat Z) / 2 Z^2`, which falls as
     :math:`1 / S`. Compare models by the full loss. `sampling_probs` near the model's own distribution, often the
     frequencies of the classes, make the variance small.
