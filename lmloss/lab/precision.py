@@ -11,10 +11,8 @@ far below everything that is compared here, and the tests hold it against 50 dig
 from __future__ import annotations
 
 import json
-import platform
 import sys
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -27,6 +25,7 @@ from torch.nn import functional as F
 
 import lmloss.numpy
 import lmloss.torch
+from lmloss.lab import results
 
 __all__ = ["CASES", "CLASSES", "PRECISIONS", "SCALES", "Case", "Row", "main", "measure", "rounded"]
 
@@ -330,12 +329,7 @@ def main() -> int:
         for scale in SCALES
         for row in measure(loss, path, precision, classes, scale)
     ]
-    produced_by = {
-        "command": "python -m lmloss.lab.precision",
-        "seeds": [SEED],
-        "python": platform.python_version(),
-        **{package: version(package) for package in ("numpy", "torch")},
-    }
+    produced_by = results.produced_by("python -m lmloss.lab.precision", [SEED])
     lines = ",\n".join(json.dumps([float(f"{v:.6g}") if isinstance(v, float) else v for v in row]) for row in rows)
     head = f'"produced_by": {json.dumps(produced_by)},\n"columns": {json.dumps(Row._fields)}'
     text = f'{{\n{head},\n"rows": [\n{lines}\n]\n}}\n'

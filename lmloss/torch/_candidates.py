@@ -16,6 +16,7 @@ from lmloss.torch._tensors import (
     loss_dtype,
     reads_values,
     refuse_first,
+    uniform,
     without_autocast,
 )
 
@@ -98,8 +99,7 @@ def _draw(probs: Tensor, size: int, rng: torch.Generator | None) -> Tensor:
     if probs.is_meta:  # nothing to draw from
         return torch.empty(size, dtype=torch.int64, device="meta")
     source = probs.device if rng is None else rng.device
-    wide = torch.float32 if source.type == "mps" else torch.float64  # so that the rarest of many classes has its share
-    steps = probs.to(source).to(wide).cumsum(0)
-    uniform = torch.rand(size, dtype=wide, generator=rng, device=source)
-    places = torch.searchsorted(steps, uniform * steps[-1], right=True)
+    draws = uniform(torch.Size([size]), rng, source)
+    steps = probs.to(source).to(draws.dtype).cumsum(0)  # wide, so that the rarest of many classes has its share
+    places = torch.searchsorted(steps, draws * steps[-1], right=True)
     return places.clamp(max=len(probs) - 1).to(probs.device)

@@ -23,7 +23,8 @@ DEVICE_BLOCK_ELEMENTS = 1 << 26  # an accelerator wants many rows at once
 class Kernel(Protocol):
     """The mathematics of a loss on one block of rows `z` `(n, V)`, in float32 or wider.
 
-    `shared` are tensors that every row uses (class weights), `rows` tensors with one entry for each row (targets).
+    `shared` are tensors that every row uses (class weights), in a dtype of their own; `rows` tensors with one entry for
+    each row (targets). What there is one of for each row may be wider than the block, the losses too.
     """
 
     def losses(self, z: Tensor, shared: tuple[Tensor, ...], rows: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
@@ -73,7 +74,7 @@ class _Walk(torch.autograd.Function):
     @staticmethod
     def forward(kernel: Kernel, num_shared: int, logits: Tensor, alive: Tensor, *tensors: Tensor) -> Any:
         compute = loss_dtype(logits.dtype)
-        shared, rows = tuple(tensor.to(compute) for tensor in tensors[:num_shared]), tensors[num_shared:]
+        shared, rows = tensors[:num_shared], tensors[num_shared:]
         losses, kept = [], []
         for take in _blocks(logits):
             loss, keep = kernel.losses(take(logits).to(compute), shared, tuple(map(take, rows)))
@@ -99,7 +100,6 @@ class _Walk(torch.autograd.Function):
             return None, None, pull(scale)[0], *rest
         gradient = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
         compute = loss_dtype(logits.dtype)
-        shared = tuple(tensor.to(compute) for tensor in shared)
         mask_dead = not reads_values(None, scale) or bool((scale == 0).any())
         for take in _blocks(logits):
             part = take(gradient)

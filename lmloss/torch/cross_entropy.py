@@ -274,19 +274,19 @@ class _CrossEntropy:
     def losses(self, z: Tensor, shared: tuple[Tensor, ...], rows: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         z = z if self.cap is None else capped(z, self.cap)
         top = z.amax(-1)
-        total = row_sums((z - top[:, None]).exp_()).to(z.dtype)
+        total = row_sums((z - top[:, None]).exp_())
         log_total = total.log()
         if rows[0].ndim == 1 and self.label_smoothing == 0:
             losses = log_total - (z.gather(1, rows[0][:, None])[:, 0] - top)
             if shared:
-                losses *= shared[0][rows[0]]
+                losses = losses * shared[0][rows[0]]
         else:
-            surprisals = log_total[:, None] - (z - top[:, None])
+            surprisals = log_total.to(z.dtype)[:, None] - (z - top[:, None])
             mass = self._mass(z, shared, rows[0])
             losses = row_sums(surprisals.mul_(mass).masked_fill_(mass == 0, 0))
         if self.z_loss:
-            losses += self.z_loss * self._row_weight(shared, rows[0], total) * (top + log_total) ** 2
-        return losses, torch.stack((top, total), dim=-1)
+            losses = losses + self.z_loss * self._row_weight(shared, rows[0], total) * (top + log_total) ** 2
+        return losses, torch.stack((top.to(total.dtype), total), dim=-1)
 
     def slopes(
         self, z: Tensor, kept: Tensor, shared: tuple[Tensor, ...], rows: tuple[Tensor, ...], scale: Tensor, out: Tensor
@@ -298,14 +298,14 @@ class _CrossEntropy:
         row_weight = self._row_weight(shared, target, total)
         hard = target.ndim == 1 and self.label_smoothing == 0
         mass = row_weight[:, None] if hard else self._mass(z, shared, target)
-        factor = row_sums(mass).to(z.dtype)
+        factor = row_sums(mass)
         if self.z_loss:
             factor = factor + 2 * self.z_loss * row_weight * (top + total.log())
-        torch.sub(z, top[:, None], out=out)
-        out.exp_().mul_((factor * scale / total)[:, None])
+        torch.sub(z, top.to(z.dtype)[:, None], out=out)
+        out.exp_().mul_((factor * scale / total).to(z.dtype)[:, None])
         if hard:
             pull = torch.where(z.gather(1, target[:, None]) == -torch.inf, 0, mass * scale[:, None])
-            out.scatter_add_(1, target[:, None], -pull)
+            out.scatter_add_(1, target[:, None], -pull.to(z.dtype))
         else:
             out.sub_((mass * scale[:, None]).masked_fill_(z == -torch.inf, 0))
         if self.cap is not None:
@@ -346,5 +346,5 @@ class _CrossEntropy:
         else:
             mass = mass + self.label_smoothing / classes
         if shared:
-            mass = mass * shared[0]
+            mass = mass * shared[0].to(z.dtype)
         return torch.where((z == -torch.inf) & (true == 0), 0, mass)

@@ -10,7 +10,7 @@ from lmloss import _checks
 from lmloss.torch._reduce import Average
 from lmloss.torch._rows import RowLoss, row_loss
 from lmloss.torch._targets import read_targets
-from lmloss.torch._tensors import as_denominator, as_logits, as_weights, loss_dtype, row_sums
+from lmloss.torch._tensors import as_denominator, as_logits, as_weights, compute_dtype, loss_dtype, row_sums
 
 
 @row_loss
@@ -136,7 +136,7 @@ class _Distillation:
     beta: float
 
     def losses(self, z: Tensor, shared: tuple[Tensor, ...], rows: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        losses, kept = row_sums(z[:, :0]), []
+        losses, kept = z.new_zeros(len(z), dtype=compute_dtype(z)), []
         if self.alpha < 1:
             divergence, *kept = self._softened(z, rows[0])
             losses = losses + (1 - self.alpha) * self.temperature**2 * divergence

@@ -1,5 +1,7 @@
 """The driver: who sees through it, and what it takes in."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -62,6 +64,16 @@ def test_one_row_with_gaps_between_its_logits_is_read_right():
     loss = lt.cross_entropy(row, torch.tensor(3))
     assert_close(loss, F.cross_entropy(row, torch.tensor(3)))
     assert_close(torch.autograd.grad(loss, row)[0].sum(), torch.tensor(0.0), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["class_weight", "token_weight", "alpha"])
+def test_float64_weights_keep_their_digits_where_the_logits_are_float32(name):
+    for step in range(64):
+        weight = 1 - step * 2.0**-27
+        given = torch.full((1,) if name == "token_weight" else (3,), weight, dtype=torch.float64)
+        loss, options = (lt.focal_loss, {"gamma": 0.0}) if name == "alpha" else (lt.cross_entropy, {})
+        got = loss(torch.zeros(1, 3), torch.tensor([0]), reduction="sum", **options, **{name: given})
+        assert got == torch.tensor(weight * math.log(3), dtype=torch.float32)
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.uint16, torch.uint32, torch.int16, torch.float64])

@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-__all__ = ["load", "save"]
+__all__ = ["load", "produced_by", "save"]
 
 
 def load(name: str) -> dict[str, Any]:
@@ -36,6 +36,16 @@ def load(name: str) -> dict[str, Any]:
     return result
 
 
+def produced_by(command: str, seeds: list[int]) -> dict[str, Any]:
+    """Return what stands in every stored result beside its numbers: the command, the seeds and the versions."""
+    return {
+        "command": command,
+        "seeds": seeds,
+        "python": platform.python_version(),
+        **{package: version(package) for package in ("numpy", "torch")},
+    }
+
+
 def save(name: str, measured: dict[str, Any], *, command: str, seeds: list[int]) -> Path:
     """Store what an experiment measured, with the command, the seeds and the versions; return the file's path.
 
@@ -50,13 +60,7 @@ def save(name: str, measured: dict[str, Any], *, command: str, seeds: list[int])
     seeds : list of int
         The seeds of its runs.
     """
-    produced_by = {
-        "command": command,
-        "seeds": seeds,
-        "python": platform.python_version(),
-        **{package: version(package) for package in ("numpy", "torch")},
-    }
     path = Path(__file__).parent / f"{name}.json"
-    text = json.dumps({"produced_by": produced_by, **measured}, indent=1, allow_nan=False)
+    text = json.dumps({"produced_by": produced_by(command, seeds), **measured}, indent=1, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8")
     return path
