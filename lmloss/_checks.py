@@ -328,6 +328,13 @@ def all_zero(name: str) -> str:
     return f"{name} are all 0; at least one class must have been counted"
 
 
+def no_tree(path: str, value: object) -> str:
+    """Say that a tree is none; the two paths have one each, of the same name."""
+    kind = type(value)
+    name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+    return f"tree must be a HuffmanTree as {path}.huffman_tree builds it, not {name}"
+
+
 def cutoffs(values: object, vocab_size: int | None = None) -> tuple[int, ...]:
     """Return where the clusters of a vocabulary begin, refused unless they increase from at least 1."""
     if isinstance(values, str | bytes) or not isinstance(values, Iterable):

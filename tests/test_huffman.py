@@ -181,6 +181,21 @@ def test_numbers_in_no_tensor_keep_their_precision():
     assert lt.huffman_tree(close).lengths.tolist() == ln.huffman_tree(close).lengths.tolist() == [2, 1, 2]
 
 
+@pytest.mark.parametrize(
+    "counts",
+    [
+        torch.tensor([1, 2**63, 2, 2**64 - 1], dtype=torch.uint64),
+        np.array([1, 2**63, 2, 2**64 - 1], np.uint64),
+        [1, 2**63, 2, 10**20],
+        np.array([4, 2, 3, 1])[::-1],
+        np.array([1, 3, 2, 4], ">f8"),
+    ],
+    ids=["uint64 tensor", "uint64 array", "large integers", "reversed", "big-endian"],
+)
+def test_counts_are_read_whatever_holds_them(counts):
+    assert lt.huffman_tree(counts).lengths.tolist() == [3, 2, 3, 1]
+
+
 def test_the_counts_are_not_modified(path):
     counts = path.array([3, 1, 2])
     path.module.huffman_tree(counts)
@@ -223,7 +238,7 @@ def test_what_counts_nothing_is_refused(path):
     assert "counts must hold real numbers" in refusal(path, [1j, 2j], TypeError, "complex64")
 
 
-@pytest.mark.parametrize("counts", [None, "abc", [[1], [2, 3]], ["a"]])
+@pytest.mark.parametrize("counts", [None, "abc", [[1], [2, 3]], ["a"], [10**400, 1]])
 def test_what_is_no_number_is_refused_by_name(counts):
     with pytest.raises(TypeError, match=r"counts must be a torch\.Tensor or numbers, not"):
         lt.huffman_tree(counts)

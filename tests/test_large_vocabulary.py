@@ -235,6 +235,16 @@ def test_a_token_costs_what_its_sample_says_at_sixty_digits(path, samples, funct
     np.testing.assert_allclose(got, want, rtol=3e-14, atol=1e-15)
 
 
+@pytest.mark.parametrize("function", SAMPLED)
+def test_probabilities_that_miss_a_sum_of_one_are_brought_to_it(path, samples, function):
+    samples(DRAWN)
+    hidden, weight, _ = batch(9, shape=(7,))
+    probs = (PROBS * (1 + 8e-5)).astype(np.float32)
+    got = number(path, function, hidden, weight, np.arange(7), num_samples=4, sampling_probs=probs, reduction="none")
+    want = [float(exact_sampled(function, hidden[y], weight, None, y, probs=PROBS)) for y in range(7)]
+    np.testing.assert_allclose(got, want, rtol=2e-6)
+
+
 @pytest.mark.parametrize("score", [-40.0, -21.0, 21.0, 25.0, 40.0, 1e5])
 def test_a_sure_choice_between_data_and_noise_loses_no_digit(path, samples, score):
     samples([1])
@@ -514,7 +524,10 @@ def test_a_walk_that_leads_nowhere_is_refused(path):
     def words(hidden=HIDDEN, node_weight=nodes, tree=tree, targets=TARGETS):
         return refusal(path, "hierarchical_log_prob", hidden, node_weight, tree, targets)
 
-    assert words(tree=[1, 2]) == "tree must be a HuffmanTree as huffman_tree builds it, not list"
+    builds = f"tree must be a HuffmanTree as lmloss.{path.name}.huffman_tree builds it, not"
+    assert words(tree=[1, 2]) == f"{builds} list"
+    name, other = ("torch", lt) if path.name == "numpy" else ("numpy", ln)
+    assert words(tree=other.huffman_tree([1, 1])) == f"{builds} lmloss.{name}.large_vocabulary.HuffmanTree"
     why = "one row for each inner node of the tree of 7 classes, as wide as hidden"
     assert words(node_weight=WEIGHT) == f"node_weight has shape (7, 4); expected (6, 4), {why}"
     assert words(node_weight=nodes > 0).startswith("node_weight must be floating point")

@@ -51,6 +51,7 @@ CONTRACT = {
             **TOKEN_OPTIONS,
         },
     ),
+    "HuffmanTree": (["nodes", "turns", "lengths"], {}),
     "huffman_tree": (["counts"], {}),
     "hierarchical_log_prob": (["hidden", "node_weight", "tree", "targets"], {}),
     "adaptive_log_prob": (["hidden", "head", "tails", "cutoffs"], {}),

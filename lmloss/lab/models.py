@@ -28,7 +28,7 @@ class NGram:
     def __init__(self, order: int) -> None:
         self.order = _positive("order", order)
         self.vocab_size = 0
-        self._levels: list[tuple[float, dict[tuple[int, ...], dict[int, int]]]] = []
+        self._levels: list[tuple[float, dict[tuple[int, ...], tuple[dict[int, int], int]]]] = []
 
     def __repr__(self) -> str:
         return f"NGram(order={self.order}, vocab_size={self.vocab_size})"
@@ -56,7 +56,7 @@ class NGram:
             of_counts = Counter(grams.values())
             once, twice = of_counts[1], of_counts[2]
             discount = once / (once + 2 * twice) if once and twice else 0.5
-            levels.append((discount, dict(followers)))
+            levels.append((discount, {past: (counts, sum(counts.values())) for past, counts in followers.items()}))
             grams = Counter(gram[1:] for gram in grams)
         self._levels = levels[::-1]
         return self
@@ -86,10 +86,10 @@ class NGram:
     def _seen_after(self, context: tuple[int, ...]) -> Iterator[tuple[float, dict[int, int], int]]:
         """Yield, from no context to the longest one known: the discount, the counts of what followed, their sum."""
         for size, (discount, followers) in enumerate(self._levels[: len(context) + 1]):
-            counts = followers.get(context[len(context) - size :])
-            if counts is None:
+            known = followers.get(context[len(context) - size :])
+            if known is None:
                 return
-            yield discount, counts, sum(counts.values())
+            yield discount, *known
 
     def _fitted(self) -> int:
         if not self.vocab_size:
@@ -105,7 +105,7 @@ def ngram(order: int) -> NGram:
     where :math:`c` counts, :math:`n(h)` is how many different tokens followed the context :math:`h`, and :math:`h'` is
     :math:`h` without its first token. Below the highest order :math:`c(h w)` is how many different tokens were seen
     before :math:`h w`. The last resort is the uniform distribution. Each order has its discount
-    :math:`d = n_1 / (n_1 + 2 n_2)` from the numbers of n-grams counted once and twice.
+    :math:`d = n_1 / (n_1 + 2 n_2)` from the numbers of n-grams counted once and twice, 0.5 where either is 0.
 
     Parameters
     ----------
@@ -182,6 +182,8 @@ class SmallTransformer(nn.Module):
     @torch.no_grad()
     def generate(self, ids: npt.ArrayLike, n_tokens: int, *, temperature: float = 1.0, rng: np.random.Generator) -> Ids:
         """Return a text and `n_tokens` more that the model draws after it, as ids of shape (T + n_tokens,)."""
+        if not temperature > 0:
+            raise ValueError(f"temperature = {temperature!r} should be greater than 0")
         if not self.causal:
             raise ValueError("only a causal model continues a text; this one sees both sides")
         text, training = checked_ids(ids, self.vocab_size).tolist(), self.training
@@ -223,8 +225,9 @@ def _rotated(x: Tensor) -> Tensor:
     half = x.shape[-1] // 2
     speed = 1000.0 ** -(torch.arange(half, device=x.device) / half)
     angle = torch.arange(x.shape[-2], device=x.device)[:, None] * speed
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     first, second = x[..., :half], x[..., half:]
-    return torch.cat((first * angle.cos() - second * angle.sin(), first * angle.sin() + second * angle.cos()), dim=-1)
+    return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1)
 
 
 def small_transformer(
@@ -315,6 +318,9 @@ def train(
 ) -> History:
     """Train a model on a text with AdamW: the learning rate rises for a tenth of the steps, then falls along a cosine.
 
+    The cosine goes from `learning_rate` at the first step to a tenth of it at the last; the rise, a straight line,
+    meets it a little below the top.
+
     Parameters
     ----------
     model : torch.nn.Module
@@ -328,7 +334,7 @@ def train(
     batch_size, length : int
         As for `batches`; a window's last token is only a target.
     learning_rate, weight_decay : float
-        The highest learning rate; how much every matrix shrinks in proportion to it.
+        Where the cosine begins; how much every matrix shrinks in proportion to the learning rate.
     clip : float, optional
         The gradient's norm is cut to this; None cuts nothing.
     seed : int
@@ -356,6 +362,7 @@ def train(
     """
     device = next(model.parameters()).device
     _positive("steps", steps)
+    _positive("every", every)
     groups: list[dict[str, Any]] = [
         {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
@@ -393,10 +400,26 @@ def train(
 
 @torch.no_grad()
 def evaluate(model: nn.Module, ids: npt.ArrayLike, *, length: int = 64, batch_size: int = 32) -> float:
-    """Return the mean loss in nats of every token of a text but the first, read in windows of `length` tokens.
+    """Return a causal model's mean loss in nats on every token of a text but the first, in windows of `length` tokens.
 
     A window's last token is the next window's first, so that each token is scored once, given what its window shows
     before it.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        From ids (B, T) to logits (B, T, V) of the token after each position.
+    ids : array_like of int
+        The text, shape (T,), at least two tokens.
+    length : int
+        Tokens of a window, at least 2.
+    batch_size : int
+        Windows read at a time.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the ids are no integers or too few, if `length` is too small, or if the model sees both sides.
 
     Examples
     --------
@@ -404,7 +427,12 @@ def evaluate(model: nn.Module, ids: npt.ArrayLike, *, length: int = 64, batch_si
     >>> round(evaluate(small_transformer(1000), np.arange(1000)), 1)  # untrained: log 1000
     6.9
     """
-    text = torch.as_tensor(np.asarray(ids), dtype=torch.int64, device=next(model.parameters()).device)
+    if not getattr(model, "causal", True):
+        raise ValueError("only a causal model predicts the next token; this one sees both sides")
+    if _positive("length", length) < 2:
+        raise ValueError(f"length = {length} leaves a window nothing to predict; it takes at least 2")
+    vocab_size = getattr(model, "vocab_size", 2**63 - 1)
+    text = torch.as_tensor(checked_ids(ids, vocab_size), device=next(model.parameters()).device)
     if len(text) < 2:
         raise ValueError(f"ids has {len(text)} tokens; the first is never scored, so at least 2 are needed")
     training, stride, total = model.training, length - 1, 0.0

@@ -60,9 +60,9 @@ def real_text() -> str:
 def split_text(text: str, *, held_out: float = 0.1) -> tuple[str, str]:
     r"""Split a text into a part to train on and a part to judge by, which have no paragraph in common.
 
-    A paragraph that occurs twice is kept once: in `real_text` a fifth of the characters are repetitions, and a model
-    that had read them would be judged by its memory. Of every hundred paragraphs in a row the last go to the part held
-    out, so that both parts are on the same subjects.
+    A paragraph that occurs twice is kept once, where it stands last: in `real_text` a fifth of the characters are
+    repetitions, and a model that had read them would be judged by its memory. Of every hundred paragraphs in a row the
+    last go to the part held out, so that both parts are on the same subjects.
 
     Parameters
     ----------
@@ -75,6 +75,11 @@ def split_text(text: str, *, held_out: float = 0.1) -> tuple[str, str]:
     -------
     tuple of str
         The text to train on and the text held out.
+
+    Raises
+    ------
+    ValueError
+        If a part would be empty: a share of 0.1 takes more than 90 different paragraphs.
 
     Examples
     --------
@@ -90,6 +95,9 @@ def split_text(text: str, *, held_out: float = 0.1) -> tuple[str, str]:
     parts: tuple[list[str], list[str]] = [], []
     for place, paragraph in enumerate(paragraphs):
         parts[place % 100 >= kept].append(paragraph)
+    if not all(parts):
+        n = len(paragraphs)
+        raise ValueError(f"the text has {n} different paragraphs; held_out = {held_out!r} leaves one part without any")
     return "\n\n".join(parts[0]) + "\n", "\n\n".join(parts[1]) + "\n"
 
 

@@ -14,6 +14,7 @@ from lmloss.numpy.information import (
     surprisal,
 )
 from lmloss.numpy.large_vocabulary import (
+    HuffmanTree,
     adaptive_log_prob,
     hierarchical_log_prob,
     huffman_tree,
@@ -27,6 +28,7 @@ from lmloss.numpy.softmax import log_softmax, logsumexp, softcap, softmax
 
 __all__ = [
     "CrossEntropyLoss",
+    "HuffmanTree",
     "Perplexity",
     "adaptive_log_prob",
     "bits_per_byte",

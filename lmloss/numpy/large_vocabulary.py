@@ -15,10 +15,23 @@ from lmloss.numpy.softmax import log_softmax
 
 
 class HuffmanTree(NamedTuple):
-    """A binary tree of V classes, written as each class's way down from the root.
+    """A binary tree of V classes, written as each class's way down from the root; `huffman_tree` builds one.
 
-    `nodes` `(V, depth)` are the inner nodes on the way (0 is the root), `turns` `(V, depth)` the turn taken at each (1,
-    -1, and 0 after the way's end), `lengths` `(V,)` how many there are.
+    Parameters
+    ----------
+    nodes : ndarray of int, shape (V, depth)
+        The inner nodes on the way; 0 is the root.
+    turns : ndarray of int8, shape (V, depth)
+        The turn taken at each: 1 or -1, and 0 after the way's end.
+    lengths : ndarray of int, shape (V,)
+        How many nodes are on the way.
+
+    Examples
+    --------
+    >>> import lmloss.numpy as ln
+    >>> nodes, turns, lengths = ln.huffman_tree([4, 2, 1, 1])
+    >>> lengths
+    array([1, 2, 3, 3])
     """
 
     nodes: Array
@@ -87,8 +100,8 @@ def hierarchical_log_prob(hidden: ArrayLike, node_weight: ArrayLike, tree: Huffm
 
     .. math:: \log q_y = \sum_{k=1}^{l} \log \sigma(s_k \, v_{n_k} \cdot h)
 
-    Only the nodes on the way are read, not V: on average fewer than the entropy of the classes in bits, plus 1, where
-    the tree is Huffman's.
+    Of the V - 1 nodes only those on the way count: on average fewer than the entropy of the classes in bits, plus 1,
+    where the tree is Huffman's.
 
     Parameters
     ----------
@@ -119,7 +132,9 @@ def hierarchical_log_prob(hidden: ArrayLike, node_weight: ArrayLike, tree: Huffm
     .. math:: \frac{\partial \log q_y}{\partial h} = \sum_k s_k \, \sigma(-s_k \, v_{n_k} \cdot h) \, v_{n_k}, \qquad
         \frac{\partial \log q_y}{\partial v_{n_k}} = s_k \, \sigma(-s_k \, v_{n_k} \cdot h) \, h
 
-    The ways are filled up to the longest one, so that a batch is one rectangle ``(..., depth, H)``.
+    The ways are filled up to the longest one, so that a batch is one rectangle ``(..., depth, H)``: every token reads
+    as many rows as the rarest class needs, for words about twice the mean way. Counts that keep halving from class to
+    class make a tree of V - 1 levels and a table of V times as many; raise the smallest counts before it is built.
 
     Examples
     --------
@@ -136,7 +151,7 @@ def hierarchical_log_prob(hidden: ArrayLike, node_weight: ArrayLike, tree: Huffm
     """
     h, v = as_hidden(hidden), as_matrix("node_weight", node_weight)
     if not isinstance(tree, HuffmanTree):
-        raise TypeError(f"tree must be a HuffmanTree as huffman_tree builds it, not {type(tree).__name__}")
+        raise TypeError(_checks.no_tree("lmloss.numpy", tree))
     classes, y = len(tree.lengths), np.asarray(targets)
     why = f"one row for each inner node of the tree of {classes} classes, as wide as hidden"
     _checks.exact_shape("node_weight", v.shape, (classes - 1, h.shape[-1]), why)
@@ -147,7 +162,7 @@ def hierarchical_log_prob(hidden: ArrayLike, node_weight: ArrayLike, tree: Huffm
     dtype = loss_dtype(np.result_type(h, v))
     nodes, turns = tree.nodes[y], tree.turns[y]
     with np.errstate(all="ignore"):  # an infinite or undefined entry shows in the result
-        scores = (v[nodes].astype(dtype) @ h.astype(dtype)[..., None])[..., 0]
+        scores = (v[nodes].astype(dtype, copy=False) @ h.astype(dtype, copy=False)[..., None])[..., 0]
         steps = np.where(turns == 0, 0, -np.logaddexp(0, -turns * scores))
     return steps.sum(axis=-1, dtype=np.float64).astype(dtype)
 

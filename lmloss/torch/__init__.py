@@ -14,6 +14,7 @@ from lmloss.torch.information import (
     surprisal,
 )
 from lmloss.torch.large_vocabulary import (
+    HuffmanTree,
     adaptive_log_prob,
     hierarchical_log_prob,
     huffman_tree,
@@ -33,6 +34,7 @@ __all__ = [
     "DistillationLoss",
     "FocalLoss",
     "HierarchicalSoftmax",
+    "HuffmanTree",
     "InfoNCELoss",
     "Perplexity",
     "adaptive_log_prob",

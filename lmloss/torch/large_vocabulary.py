@@ -1,8 +1,9 @@
 """Large vocabularies: two softmaxes that score a class without scoring all, and two losses that sample the others."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
@@ -25,10 +26,23 @@ from lmloss.torch.cross_entropy import cross_entropy
 
 
 class HuffmanTree(NamedTuple):
-    """A binary tree of V classes, written as each class's way down from the root.
+    """A binary tree of V classes, written as each class's way down from the root; `huffman_tree` builds one.
 
-    `nodes` `(V, depth)` are the inner nodes on the way (0 is the root), `turns` `(V, depth)` the turn taken at each (1,
-    -1, and 0 after the way's end), `lengths` `(V,)` how many there are.
+    Parameters
+    ----------
+    nodes : Tensor of int, shape (V, depth)
+        The inner nodes on the way; 0 is the root.
+    turns : Tensor of int8, shape (V, depth)
+        The turn taken at each: 1 or -1, and 0 after the way's end.
+    lengths : Tensor of int, shape (V,)
+        How many nodes are on the way.
+
+    Examples
+    --------
+    >>> import lmloss.torch as lt
+    >>> nodes, turns, lengths = lt.huffman_tree([4, 2, 1, 1])
+    >>> lengths
+    tensor([1, 2, 3, 3])
     """
 
     nodes: Tensor
@@ -90,10 +104,9 @@ def huffman_tree(counts: Tensor | Sequence[float]) -> HuffmanTree:
     _checks.exact_shape("counts", tuple(tensor.shape), tuple(tensor.shape[-1:]), "one count for each class")
     if tensor.is_meta:
         raise ValueError("counts are on the meta device, where there are no values to build a tree from")
-    if not tensor.is_floating_point():
-        tensor = as_classes(tensor)
-    refuse_first("counts", tensor, ~(torch.isfinite(tensor) & (tensor >= 0)), _checks.weight)
-    if not tensor.any():
+    numbers = tensor.to(torch.float64)  # to look at; the tree is built from the counts themselves
+    refuse_first("counts", tensor, ~(torch.isfinite(numbers) & (numbers >= 0)), _checks.weight)
+    if not numbers.any():
         raise ValueError(_checks.all_zero("counts"))
     steps = torch.tensor(huffman_ways(tensor.tolist()), dtype=torch.int64, device="cpu")
     nodes = (steps.abs() - 1).clamp(min=0)
@@ -107,8 +120,8 @@ def hierarchical_log_prob(hidden: Tensor, node_weight: Tensor, tree: HuffmanTree
 
     .. math:: \log q_y = \sum_{k=1}^{l} \log \sigma(s_k \, v_{n_k} \cdot h)
 
-    Only the nodes on the way are read, not V: on average fewer than the entropy of the classes in bits, plus 1, where
-    the tree is Huffman's.
+    Of the V - 1 nodes only those on the way count: on average fewer than the entropy of the classes in bits, plus 1,
+    where the tree is Huffman's.
 
     Parameters
     ----------
@@ -140,7 +153,9 @@ def hierarchical_log_prob(hidden: Tensor, node_weight: Tensor, tree: HuffmanTree
     .. math:: \frac{\partial \log q_y}{\partial h} = \sum_k s_k \, \sigma(-s_k \, v_{n_k} \cdot h) \, v_{n_k}, \qquad
         \frac{\partial \log q_y}{\partial v_{n_k}} = s_k \, \sigma(-s_k \, v_{n_k} \cdot h) \, h
 
-    The ways are filled up to the longest one, so that a batch is one rectangle ``(..., depth, H)``.
+    The ways are filled up to the longest one, so that a batch is one rectangle ``(..., depth, H)``: every token reads
+    as many rows as the rarest class needs, for words about twice the mean way. Counts that keep halving from class to
+    class make a tree of V - 1 levels and a table of V times as many; raise the smallest counts before it is built.
 
     Examples
     --------
@@ -158,7 +173,7 @@ def hierarchical_log_prob(hidden: Tensor, node_weight: Tensor, tree: HuffmanTree
     h = as_hidden(hidden)
     v = as_matrix("node_weight", node_weight, h)
     if not isinstance(tree, HuffmanTree):
-        raise TypeError(f"tree must be a HuffmanTree as huffman_tree builds it, not {type(tree).__name__}")
+        raise TypeError(_checks.no_tree("lmloss.torch", tree))
     classes, given = len(tree.lengths), as_tensor("targets", targets).detach()
     why = f"one row for each inner node of the tree of {classes} classes, as wide as hidden"
     _checks.exact_shape("node_weight", tuple(v.shape), (classes - 1, h.shape[-1]), why)
@@ -278,7 +293,8 @@ def sampled_softmax_loss(
     hidden : Tensor, shape (..., H)
         Floating point, on any device.
     weight : Tensor, shape (V, H)
-        One row for each class. Only those of targets and samples are read.
+        One row for each class. Only those of targets and samples enter the loss, but the gradient has the shape of all,
+        and a half-precision weight that needs one is widened as a whole.
     targets : Tensor, shape (...)
         Classes, of any integer dtype.
     num_samples : int
@@ -429,14 +445,19 @@ def nce_loss(
 
 
 def _as_counts(counts: object) -> Tensor:
-    """Return counts as a tensor; numbers that are in none become one on the CPU, of their full precision."""
+    """Return counts as a tensor; numbers that are in none become one on the CPU, wide enough."""
     if isinstance(counts, Tensor):
         return counts.detach()
+    numbers: Any = counts.tolist() if isinstance(counts, np.ndarray) else counts  # whatever its strides and bytes
     try:
-        tensor = torch.as_tensor(counts, device="cpu")
-        return torch.as_tensor(counts, dtype=torch.float64, device="cpu") if tensor.is_floating_point() else tensor
-    except (TypeError, ValueError, RuntimeError):
+        wide = torch.as_tensor(numbers, dtype=torch.float64, device="cpu")
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         raise TypeError(f"counts must be a torch.Tensor or numbers, not {type(counts).__name__}") from None
+    try:
+        tensor = torch.as_tensor(numbers, device="cpu")
+    except ValueError:  # integers beyond int64
+        return wide
+    return wide if tensor.is_floating_point() else tensor
 
 
 def _sampled_softmax_losses(c: Candidates) -> Tensor:

@@ -211,14 +211,15 @@ def tree_log_probs(hidden: Tensor, node_weight: Tensor, tree: HuffmanTree) -> Te
     """Return the log-probabilities `(..., V)` of all classes of a tree: each node is scored once, for every way."""
     dtype = loss_dtype(torch.promote_types(hidden.dtype, node_weight.dtype))
     with without_autocast(hidden):
-        scores = hidden.to(dtype) @ node_weight.to(dtype).mT
-    inner, end = scores.shape[-1], torch.zeros_like(hidden[..., :1], dtype=dtype)
-    steps = torch.cat((logsigmoid(scores), logsigmoid(-scores), end), dim=-1)
+        states = hidden.to(dtype).reshape(-1, hidden.shape[-1])
+        scores = node_weight.to(dtype) @ states.mT  # a row for each node: rows are cheap to pick
+    inner, end = len(scores), scores.new_zeros(1, len(states))
+    steps = torch.cat((logsigmoid(scores), logsigmoid(-scores), end))
     places = torch.where(tree.turns > 0, tree.nodes, torch.where(tree.turns < 0, tree.nodes + inner, 2 * inner))
-    total = steps[..., -1:].expand(*steps.shape[:-1], inner + 1)
+    total = end.expand(inner + 1, -1)
     for place in places.unbind(-1):
-        total = total + steps[..., place]
-    return total
+        total = total + steps[place]
+    return total.mT.reshape(*hidden.shape[:-1], inner + 1)
 
 
 def adaptive_losses(
@@ -242,9 +243,9 @@ def adaptive_losses(
             losses = _losses(hidden @ head.mT, torch.where(cluster == 0, targets, first - 1 + cluster))
             for i, (projection, output) in enumerate(pairs):
                 inside = cluster == i + 1
-                inner = hidden @ projection.mT @ output.mT
-                inner_losses = _losses(inner, torch.where(inside, targets - cutoffs[i], 0))
-                losses = losses + torch.where(inside, inner_losses, 0)
+                own = torch.where(inside[..., None], hidden, 0)  # what no token needs may hold NaN: it reaches none
+                inner = own @ projection.mT @ output.mT
+                losses = losses + _losses(inner, torch.where(inside, targets - cutoffs[i], 0), inside)
         return losses
 
     rows = counted.reshape(-1).nonzero()[:, 0]
@@ -265,6 +266,6 @@ def _cluster(targets: Tensor, cutoffs: Sequence[int]) -> Tensor:
     return torch.stack([targets >= cut for cut in cutoffs]).sum(0)
 
 
-def _losses(logits: Tensor, targets: Tensor) -> Tensor:
-    losses: Tensor = cross_entropy(logits, targets, reduction="none", validate=False)
+def _losses(logits: Tensor, targets: Tensor, counted: Tensor | None = None) -> Tensor:
+    losses: Tensor = cross_entropy(logits, targets, token_weight=counted, reduction="none", validate=False)
     return losses

@@ -143,6 +143,41 @@ def test_a_step_of_training_is_adamw_on_the_clipped_gradient() -> None:
         torch.testing.assert_close(a, b)
 
 
+def test_the_rate_rises_in_a_line_meets_a_cosine_and_falls_to_a_tenth() -> None:
+    model, norms = tiny(dropout=0.0), []
+
+    def flat(model, batch):  # gradients of one size: AdamW then moves each weight by the rate
+        return sum(p.sum() for p in model.parameters())
+
+    weight = [model.embedding.weight[0, 0].item()]
+    options = {"steps": 20, "weight_decay": 0.0, "clip": None, "learning_rate": 0.01}
+    train(
+        model,
+        flat,
+        TEXT,
+        length=16,
+        progress=False,
+        every=1,
+        watch=lambda m: weight.append(m.embedding.weight[0, 0].item()),
+        **options,
+    )
+    norms = -np.diff(weight)[1:]
+    want = [0.01 * min((s + 1) / 2, 0.55 + 0.45 * math.cos(math.pi * s / 20)) for s in range(20)]
+    np.testing.assert_allclose(norms, want, rtol=2e-3)
+    assert 0.0095 < max(norms) < 0.01
+
+
+def test_matrices_decay_and_vectors_do_not() -> None:
+    model, before = tiny(), tiny()
+
+    def nothing(model, batch):
+        return sum((0 * p).sum() for p in model.parameters())
+
+    train(model, nothing, TEXT, steps=1, length=16, learning_rate=0.01, weight_decay=0.5, progress=False)
+    for p, old in zip(model.parameters(), before.parameters(), strict=True):
+        torch.testing.assert_close(p, old * (1 - 0.01 * 0.5) if p.ndim > 1 else old)
+
+
 def test_training_learns_and_reports_what_was_watched() -> None:
     model = tiny(dropout=0.0)
     history = step(model, 60, learning_rate=1e-2, watch=lambda m: evaluate(m, HELD_OUT, length=16), every=20)
@@ -183,6 +218,26 @@ def test_generated_tokens_follow_the_models_probabilities() -> None:
     assert text[0] == 3
 
 
+def test_a_low_temperature_keeps_the_favourite_and_a_high_one_knows_none() -> None:
+    model = tiny()
+    step(model, 40, learning_rate=1e-2)
+    favourite = model(torch.tensor([[3]]))[0, -1].argmax().item()
+    rng = np.random.default_rng(0)
+    drawn = [[model.generate([3], 1, temperature=t, rng=rng)[-1] for _ in range(600)] for t in (0.01, 1.0, 1e6)]
+    shares = [float(np.mean(np.array(tokens) == favourite)) for tokens in drawn]
+    assert shares[0] == 1 > shares[1] + 0.1
+    assert abs(shares[2] - 1 / 28) < 0.03
+
+
+@pytest.mark.parametrize("low", [torch.float16, torch.bfloat16])
+def test_a_model_runs_in_half_precision(low: torch.dtype) -> None:
+    model, ids = tiny().eval(), torch.tensor(TEXT[None, :16])
+    wide = model(ids)
+    narrow = model.to(low)(ids)
+    assert narrow.dtype == low
+    assert (narrow.float() - wide).abs().max() < 0.02 * wide.abs().max()
+
+
 def test_a_stored_result_says_what_produced_it(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
     monkeypatch.setattr(results, "__file__", f"{tmp_path}/__init__.py")
     path = results.save("trial", {"loss": [1.5, 2.0]}, command="python -m trial", seeds=[0, 1])
@@ -192,6 +247,9 @@ def test_a_stored_result_says_what_produced_it(monkeypatch: pytest.MonkeyPatch, 
     assert stored["produced_by"]["torch"] == torch.__version__
     with pytest.raises(ValueError, match="Out of range float"):
         results.save("trial", {"loss": math.nan}, command="", seeds=[])
+    with pytest.raises(ValueError, match="measured has a key 'produced_by'"):
+        results.save("trial", {"produced_by": "me"}, command="", seeds=[])
+    assert json.loads(path.read_text(encoding="utf-8")) == stored, "a refusal leaves what is there"
 
 
 @pytest.mark.parametrize(
@@ -209,7 +267,12 @@ def test_a_stored_result_says_what_produced_it(monkeypatch: pytest.MonkeyPatch, 
         ),
         (lambda: tiny(causal=False).generate([1], 1, rng=np.random.default_rng(0)), "only a causal model"),
         (lambda: tiny().generate([], 1, rng=np.random.default_rng(0)), "ids is empty"),
+        (lambda: tiny().generate([1], 1, temperature=0.0, rng=np.random.default_rng(0)), "temperature = 0.0 should be"),
         (lambda: evaluate(tiny(), [1]), "ids has 1 tokens"),
+        (lambda: evaluate(tiny(), [1, 28]), r"ids\[1\] = 28 is outside \[0, 28\)"),
+        (lambda: evaluate(tiny(), TEXT, length=1), "length = 1 leaves a window nothing to predict"),
+        (lambda: evaluate(tiny(causal=False), TEXT), "only a causal model predicts the next token"),
+        (lambda: step(tiny(), 1, every=0), "every = 0 should be a positive integer"),
         (lambda: step(tiny(), 0), "steps = 0 should be a positive integer"),
         (lambda: results.load("nothing"), "name = 'nothing' is not a stored result"),
     ],
@@ -217,6 +280,11 @@ def test_a_stored_result_says_what_produced_it(monkeypatch: pytest.MonkeyPatch, 
 def test_a_bad_argument_is_refused_in_one_sentence(call, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_a_text_of_fractions_is_refused() -> None:
+    with pytest.raises(TypeError, match="ids should be one row of integers"):
+        evaluate(tiny(), np.array([1.0, 2.0]))
 
 
 def test_a_model_that_has_counted_nothing_says_so() -> None:

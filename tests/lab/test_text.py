@@ -47,6 +47,20 @@ def test_a_split_needs_two_parts(held_out: float) -> None:
         split_text(TEXT, held_out=held_out)
 
 
+def test_a_text_too_short_to_hold_anything_out_says_so() -> None:
+    text = "\n\n".join(str(n) for n in range(90))
+    assert split_text(text + "\n\nthe last")[1] == "the last\n"
+    with pytest.raises(
+        ValueError, match=r"the text has 90 different paragraphs; held_out = 0\.1 leaves one part without"
+    ):
+        split_text(text)
+
+
+def test_a_repeated_paragraph_stands_where_it_was_last() -> None:
+    paragraphs = ["again", *map(str, range(93)), "again"]
+    assert "again" in split_text("\n\n".join(paragraphs))[1]
+
+
 @EACH
 @pytest.mark.parametrize("text", [TEXT, STRANGE, ""], ids=["real", "strange", "empty"])
 def test_decoding_restores_the_text(tokenizer: Tokenizer, text: str) -> None:

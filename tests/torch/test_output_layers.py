@@ -199,6 +199,24 @@ def test_weights_of_clusters_without_targets_are_not_read_and_get_zeros():
     assert got["tail.0.1.weight"].any()
 
 
+def test_weights_of_clusters_without_targets_reach_no_token_of_a_compiled_layer():
+    layer, (hidden, _) = adaptive(), batch()
+    with torch.no_grad():
+        layer.tail[1][1].weight.fill_(NAN)
+    targets = torch.full((3, 4), 7)
+    torch._dynamo.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        value = torch.compile(layer, fullgraph=True, backend="aot_eager")(hidden, targets)
+        got = gradients(value, layer, hidden)
+    want = layer(hidden, targets)
+    assert_close(value.detach(), want.detach(), rtol=1e-14)
+    named = zip(["hidden", *dict(layer.named_parameters())], got, gradients(want, layer, hidden), strict=True)
+    for name, ours, expected in named:
+        if not name.startswith("tail.1"):
+            assert_close(ours, expected, rtol=1e-13)
+
+
 # Ignored rows, empty batches
 
 

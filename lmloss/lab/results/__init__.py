@@ -54,12 +54,14 @@ def save(name: str, measured: dict[str, Any], *, command: str, seeds: list[int])
     name : str
         The file's name without ``.json``.
     measured : dict
-        The numbers: anything that JSON can hold.
+        The numbers: anything that JSON can hold, under names other than ``produced_by``.
     command : str
         What a reader types to get them again.
     seeds : list of int
         The seeds of its runs.
     """
+    if "produced_by" in measured:
+        raise ValueError("measured has a key 'produced_by', the place of the command, the seeds and the versions")
     path = Path(__file__).parent / f"{name}.json"
     text = json.dumps({"produced_by": produced_by(command, seeds), **measured}, indent=1, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8")
