@@ -145,7 +145,7 @@ class CrossEntropyLoss:
         self._described: RowLoss | None = None
 
     def forward(self, logits: ArrayLike, targets: ArrayLike) -> Any:
-        """Return the loss of `logits` `(..., V)` on `targets` and remember both for `backward`."""
+        """Return the loss of `logits` `(..., V)` on `targets`, both remembered, not copied, for `backward`."""
         described: RowLoss = _describe_of(cross_entropy)(logits, targets, **self.options)
         self._described = described
         return described.value()
