@@ -92,7 +92,7 @@ def ls_gap(answer: object) -> str | None:
     if close(gap, np.log(54), 0.006):
         return None
     if close(gap, np.log(64), 0.006):
-        return "That is the gap when all seven share the 0.1, as in PyTorch. fairseq leaves the target out."
+        return "That is the gap when all seven share the 0.1, as in PyTorch. Over the others, the target is left out."
     if close(gap, np.log(9), 0.006):
         return "That is the ratio 0.9 : 0.1. But the six others share it."
     if close(gap, np.log(63), 0.006):
@@ -112,24 +112,27 @@ def ls_gap(answer: object) -> str | None:
     wrong=[
         (0.08, "other direction"),
         (0.1, "the target would keep"),
-        (0.025, "one wrong word"),
+        (0.025, "one wrong class"),
         (0.12, "V / (V - 1)"),
+        (12.5, "fraction"),
     ],
 )
 def ls_convert(answer: object) -> str | None:
-    """One number, to three decimals: the label_smoothing that makes PyTorch's loss equal to fairseq's."""
+    """One number, to three decimals: the label_smoothing that makes PyTorch's loss equal to the tagger's."""
     eps = number(answer)
     if close(eps, 0.125, 0.0006):
         return None
     if close(eps, 0.08, 0.0006):
         return "That converts in the other direction. PyTorch gives part of eps back to the target, so it needs more."
     if close(eps, 0.1, 0.0006):
-        return "With the same 0.1 the target would keep 0.92 in PyTorch and 0.9 in fairseq."
+        return "With the same 0.1 the target would keep 0.92 in PyTorch, and it kept 0.9 in training."
     if close(eps, 0.025, 0.0006):
-        return "That is the mass of one wrong word. Which eps gives it when it is divided by 5?"
+        return "That is the mass of one wrong class. Which eps gives it when it is divided by 5?"
     if close(eps, 0.12, 0.0006):
         return "That is 6 / 5 of 0.1. The factor is V / (V - 1) with V = 5."
-    return "Each wrong word gets 0.1 / 4 in fairseq and eps / 5 in PyTorch."
+    if close(eps, 12.5, 0.06):
+        return "Give it as a fraction between 0 and 1."
+    return "Each wrong class got 0.1 / 4 in training and gets eps / 5 in PyTorch."
 
 
 @exercise(
@@ -141,12 +144,13 @@ def ls_convert(answer: object) -> str | None:
         (0.54, "confidence itself"),
         (-0.06, "absolute"),
         (0.04, "accuracy, not the error rate"),
+        (6.0, "fraction"),
     ],
 )
 def ls_underconfident(answer: object) -> str | None:
     """One number, to two decimals: the expected calibration error of the model that smoothing leads to."""
     ece = number(answer)
-    if close(ece, 0.1 * (0.6 - 1 / 256), 0.0051):
+    if close(ece, 0.06, 0.0011):
         return None
     if close(ece, 0, 0.002):
         return (
@@ -160,6 +164,8 @@ def ls_underconfident(answer: object) -> str | None:
         return "The error is made of absolute values, so it is not negative."
     if close(ece, 0.04, 0.0051):
         return "The loss of confidence grows with the confidence: it is eps times the accuracy, not the error rate."
+    if close(ece, 6, 0.51):
+        return "Give it as a fraction between 0 and 1."
     return "Confidence becomes 0.9 max p + 0.1 / 256, accuracy stays the mean of max p. Subtract."
 
 
@@ -223,6 +229,20 @@ def _fewer_others(logits: Array, targets: Array, eps: float) -> Array:
     return np.asarray(np.where(targets == -100, 0, losses))
 
 
+def _multiplied_by_the_mask(logits: Array, targets: Array, eps: float) -> Array:
+    safe = np.where(targets == -100, 0, targets)
+    return np.asarray(_others(logits, safe, eps) * (targets != -100))
+
+
+def _unstable(logits: Array, targets: Array, eps: float) -> Array:
+    q = np.exp(logits)
+    q /= q.sum(axis=-1, keepdims=True)
+    safe = np.where(targets == -100, 0, targets)
+    costs = np.where(q == 0, 0, -np.log(q)) * eps / (logits.shape[-1] - 1)
+    costs[np.arange(len(safe)), safe] = -(1 - eps) * np.log(q[np.arange(len(safe)), safe])
+    return np.asarray(np.where(targets == -100, 0, costs.sum(axis=-1)))
+
+
 def _mean_of_the_rows(logits: Array, targets: Array, eps: float) -> float:
     return float(_others(logits, targets, eps).sum() / max((targets != -100).sum(), 1))
 
@@ -237,6 +257,8 @@ def _mean_of_the_rows(logits: Array, targets: Array, eps: float) -> float:
         (_masked_words_pay, "masked word"),
         (_masked_targets_are_free, "masked target"),
         (_fewer_others, "V - 1"),
+        (_multiplied_by_the_mask, "whatever stands in it"),
+        (_unstable, "overflow"),
         (_mean_of_the_rows, "one loss for each row"),
     ],
 )
@@ -250,30 +272,52 @@ def ls_handwritten(answer: object) -> str | None:
     impossible = logits.copy()
     impossible[1, 5] = -np.inf
 
+    unread = logits.copy()  # ignored rows in which nearly everything is masked
+    unread[[1, 3], :5] = -np.inf
+
     def losses(scores: Array, labels: Array) -> Array:
         found = _as_losses(call(answer, scores, labels, eps))
         if found.shape != labels.shape:
             raise Hint(f"Return one loss for each row, shape (5,) for five rows; this has shape {found.shape}.")
         return found
 
+    def right(found: Array, scores: Array, labels: Array) -> bool:
+        return close(found, _others(scores, labels, eps), 1e-4)  # answers in float32 too
+
     found = losses(logits, targets)
-    if not close(found, _others(logits, targets, eps), 1e-9):
-        if close(found, _over_all(logits, targets, eps), 1e-9):
+    if not right(found, logits, targets):
+        if close(found, _over_all(logits, targets, eps), 1e-4):
             return "That spreads eps over all V classes. Over the others, the target keeps exactly 1 - eps."
-        if close(found, _target_twice(logits, targets, eps), 1e-9):
+        if close(found, _target_twice(logits, targets, eps), 1e-4):
             return "The sum over all classes counts the target again: it gets eps / (V - 1) beyond its 1 - eps."
         return "Plain rows already differ from (1 - eps) * -log q_y + eps / (V - 1) * the others' sum of -log q_j."
     found = losses(logits, ignored)
-    if not close(found, _others(logits, ignored, eps), 1e-9):
+    if not right(found, logits, ignored):
         return "An ignored row (target -100) must cost exactly 0, the smoothing term included, and disturb no other."
     found = losses(masked, targets)
-    if not close(found, _others(masked, targets, eps), 1e-9):
-        if np.isinf(found).any():
-            return "A masked word (logit -inf) made the loss infinite. It costs nothing unless it is the target."
+    if not right(found, masked, targets):
+        if found.max() > 100:
+            return (
+                "A masked word (logit -inf) made the loss infinite or huge. It costs nothing unless it is the target."
+            )
         return "With a masked word the shares of the rest stay eps / (V - 1): nothing is shared out anew."
     found = losses(impossible, targets)
     if not np.isposinf(found[1]):
         return "A masked target is an impossible word that came: that row's loss is inf, not a number."
+    try:
+        found = losses(unread, ignored)
+    except Hint:
+        found = np.full(5, np.nan)
+    if not right(found, unread, ignored):
+        return (
+            "An ignored row must cost 0 whatever stands in it, masked words too: inf times a mask of 0 is NaN. Select."
+        )
+    try:
+        found = losses(logits + 1000, targets)
+    except Hint:
+        found = np.full(5, np.nan)
+    if not close(found, _others(logits, targets, eps), 1e-3):
+        return "Right, until 1000 is added to every logit: an overflow. Use a stable log-softmax."
     return None
 
 
@@ -307,6 +351,17 @@ def _never_below_one(logits: Array, targets: Array) -> float:
     return max(1.0, _best_temperature(logits, targets))
 
 
+def _half(logits: Array, targets: Array) -> float:
+    half = len(targets) // 2
+    return _best_temperature(logits[:half], targets[:half])
+
+
+def _as_sure_as_right(logits: Array, targets: Array) -> float:
+    right = np.mean(logits.argmax(-1) == targets)
+    grid = np.geomspace(0.3, 4, 800)
+    return float(grid[np.argmin([abs(np.exp(_log_softmax(logits / t)).max(-1).mean() - right) for t in grid])])
+
+
 def _most_accurate(logits: Array, targets: Array) -> float:
     grid = np.linspace(0.5, 5, 50)
     return float(grid[np.argmax([np.mean((logits / tau).argmax(-1) == targets) for tau in grid])])
@@ -332,19 +387,22 @@ def _overflows(logits: Array, targets: Array) -> float:
         (_most_accurate, "accuracy"),
         (lambda logits, targets: 1.0, "whatever the logits"),
         (_worst, "more than"),
+        (_half, "Use all rows"),
+        (_as_sure_as_right, "confidence equal to accuracy"),
         (_overflows, "overflow"),
     ],
 )
 def ls_temperature(answer: object) -> str | None:
-    """A function of logits (N, V) and targets (N,) that returns the temperature of the smallest mean loss."""
+    """A function of logits (N, V) and targets (N,): the temperature of the smallest mean loss, to within 2 %."""
     rng = np.random.default_rng(13)
 
-    def drawn(true_temperature: float) -> tuple[Array, Array]:
+    def drawn(true_temperature: npt.ArrayLike) -> tuple[Array, Array]:
         logits = 2 * rng.normal(size=(1000, 6))
         noise = rng.gumbel(size=logits.shape)
-        return logits, (logits / true_temperature + noise).argmax(axis=-1)
+        return logits, (logits / np.asarray(true_temperature) + noise).argmax(axis=-1)
 
     over, under = drawn(2.5), drawn(0.6)
+    mixed = drawn(np.where(np.arange(1000) < 300, 4.0, 0.5)[:, np.newaxis])  # no temperature fits both kinds of rows
     found = [number(call(answer, *case), "What your function returns") for case in (over, under)]
     best = [_best_temperature(*case) for case in (over, under)]
     if any(value <= 0 or np.isinf(value) for value in found):
@@ -363,6 +421,13 @@ def ls_temperature(answer: object) -> str | None:
         if loss[0] > loss[1]:
             return f"At your temperature {found[0]:.2f} the loss is {loss[0]:.2f}, more than the {loss[1]:.2f} at 1."
         return f"Not yet the smallest loss: {found[0]:.2f} on logits whose best temperature is {best[0]:.2f}."
+    value, wanted = number(call(answer, *mixed), "What your function returns"), _best_temperature(*mixed)
+    if abs(value / wanted - 1) >= 0.02:
+        if abs(value / _half(*mixed) - 1) < 0.02:
+            return "That is the best for the first half of the rows. Use all rows: what is held out was chosen before."
+        if abs(value / _as_sure_as_right(*mixed) - 1) < 0.02:
+            return "That makes mean confidence equal to accuracy. On rows of two kinds the smallest loss is elsewhere."
+        return f"Right where one tau fits all rows; on rows of two kinds the best is {wanted:.2f}, not {value:.2f}."
     offset = number(call(answer, over[0] + 5000, over[1]), "What your function returns")
     if abs(offset / best[0] - 1) >= 0.02:
         return "Right, until 5000 is added to every logit: an overflow. Use a stable log-softmax."

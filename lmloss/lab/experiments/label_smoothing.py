@@ -79,7 +79,7 @@ def fit_to(
 ) -> tuple[SmallTransformer, npt.NDArray[np.float64]]:
     """Train one model without dropout, and return it with its training losses.
 
-    Its smoothing is over all classes, and the only thing that holds it back.
+    Its smoothing is over all classes. Whatever its smoothing, `train` lets its weights decay and clips its gradients.
     """
     model = small_transformer(256, width=width, layers=layers, length=LENGTH, dropout=0.0, seed=seed).to(device)
     history = train(
