@@ -152,3 +152,27 @@ def test_closeness_is_absolute_and_knows_infinity() -> None:
     assert close(np.inf, np.inf)
     assert not close([1.0, 2.0], 1.0)
     assert not close(1e9 + 1, 1e9)
+
+
+def test_a_right_function_may_work_in_float32_and_return_a_tensor_that_carries_a_gradient() -> None:
+    torch = pytest.importorskip("torch")
+
+    def per_token(student: object, teacher: object) -> object:
+        log_q = torch.tensor(student, dtype=torch.float32, requires_grad=True).log_softmax(-1)
+        log_p = torch.tensor(teacher, dtype=torch.float32).log_softmax(-1)
+        return (log_p.exp() * torch.where(log_p > -np.inf, log_p - log_q, 0.0)).sum(-1).mean()
+
+    def batch_gradient(logits: object, targets: np.ndarray, ignore_index: int) -> object:
+        z, rows = torch.tensor(logits, dtype=torch.float32, requires_grad=True), np.flatnonzero(targets != ignore_index)
+        chosen = torch.tensor(targets[rows])
+        (torch.nn.functional.cross_entropy(z[rows], chosen, reduction="sum") / max(len(rows), 1)).backward()
+        return z.grad.requires_grad_()
+
+    assert verdict("kl-per-token", per_token).state == "accepted"
+    assert verdict("batch-gradient", batch_gradient).state == "accepted"
+
+
+def test_an_order_of_magnitude_is_ten_times_less_or_more() -> None:
+    states = [verdict("step-size", step).state for step in (4e-4, 5e-4, 5e-3, 5e-2, 6e-2)]
+    assert states == ["refused", *3 * ["accepted"], "refused"]
+    assert "square root of eps" in verdict("step-size", 4.8e-4).line
