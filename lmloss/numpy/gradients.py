@@ -82,7 +82,7 @@ def check_gradient(loss: Callable[..., Any], logits: ArrayLike, *args: Any, **op
     -------
     float
         The largest error, relative to the largest entry of the gradient: about 1e-9 where the gradient is right, about
-        1 where it is not.
+        1 where it is not; NaN where the loss is infinite and has no differences.
 
     Raises
     ------

@@ -177,3 +177,7 @@ def test_a_training_loop_that_shifts_targets_by_one_learns_the_sentence():
     assert losses[-1] < 0.02
     assert (np.diff(losses) < 0).all()
     assert embedding[token_ids[0, :-1]].argmax(-1).tolist() == token_ids[0, 1:].tolist()
+
+
+def test_where_the_loss_is_infinite_there_is_no_gradient_to_check():
+    assert np.isnan(ln.check_gradient(ln.cross_entropy, [[0.0, -np.inf, 1.0]], [1]))
