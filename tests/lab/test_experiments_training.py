@@ -4,7 +4,9 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
+import lmloss.torch as lt
 from lmloss.lab import evaluate, known_language, ngram, results
 from lmloss.lab.experiments import training
 
@@ -23,10 +25,17 @@ def test_a_run_is_watched_on_each_text_from_before_its_first_step_to_after_its_l
     assert looks["own"] != looks["new"]
 
 
-def test_blocks_of_a_text_are_judged_one_by_one() -> None:
+def test_overlapping_windows_show_every_token_half_a_window_at_least() -> None:
     model, _ = training.learn(TEXT, {}, steps=1, **TINY)
-    blocks = training.block_losses(model, HELD_OUT, blocks=3, length=16)
-    assert blocks[1] == pytest.approx(evaluate(model, HELD_OUT[300:600], length=16))
+    losses = training.overlapping_losses(model, HELD_OUT, length=16)
+    assert len(losses) == len(HELD_OUT) - 1
+    with torch.no_grad():
+        for token in (1, 16, 17, 24, 25, 500):  # predicted from the first window that reaches it
+            start = max(0, 8 * -(-(token - 16) // 8))
+            assert token <= 16 or token - start >= 8
+            logits = model(torch.as_tensor(HELD_OUT[None, start:token]))[0, -1]
+            expected = lt.cross_entropy(logits, torch.tensor(HELD_OUT[token])).item()
+            assert losses[token - 1] == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_comparison_holds_every_seed_against_the_same_counts() -> None:
@@ -36,6 +45,7 @@ def test_a_comparison_holds_every_seed_against_the_same_counts() -> None:
     assert [run["seed"] for run in got["runs"]] == [3, 4]
     assert got["runs"][0]["held_out"] != got["runs"][1]["held_out"]
     assert all(len(row["blocks"]) == 3 for row in [*got["runs"], *got["ngrams"].values()])
+    assert all(np.mean(run["blocks"]) == pytest.approx(run["overlapping"], abs=0.02) for run in got["runs"])
 
 
 def test_overfitting_is_watched_on_two_halves_of_the_text_held_out() -> None:
@@ -62,10 +72,14 @@ class TestTheStoredResult:
         assert stored["produced_by"]["seeds"] == list(training.SEEDS)
 
     def test_every_seed_beats_unigram_bigram_and_trigram_by_many_times_the_spread(self, stored) -> None:
-        final = [run["held_out"][-1] for run in stored["ngrams"]["runs"]]
+        final = [run["overlapping"] for run in stored["ngrams"]["runs"]]
         assert len(final) == 3
         for order in "123":
-            assert stored["ngrams"]["ngrams"][order]["nll"] - max(final) > 20 * np.ptp(final)
+            assert stored["ngrams"]["ngrams"][order]["nll"] - max(final) > 15 * np.ptp(final)
+
+    def test_windows_that_overlap_cost_less_for_every_seed(self, stored) -> None:
+        for run in stored["ngrams"]["runs"]:
+            assert run["overlapping"] < run["held_out"][-1] - 0.02
 
     def test_little_text_is_overfitted_and_all_of_it_is_not(self, stored) -> None:
         for run in stored["overfit"]["few"]:

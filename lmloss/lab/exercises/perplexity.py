@@ -21,6 +21,7 @@ Batches = Iterable[tuple[Array, Array]]
         (0.607, "upside down"),
         (1.41, "nats"),
         (0.5, "exponential"),
+        (1.6, "two decimals"),
     ],
 )
 def half_a_nat(answer: object) -> str | None:
@@ -38,6 +39,8 @@ def half_a_nat(answer: object) -> str | None:
         return "Those are powers of 2, but the losses are in nats."
     if close(factor, 0.5, 1e-6):
         return "That is the difference of the losses; perplexity is their exponential."
+    if close(factor, np.exp(0.5), 0.06):
+        return "Nearly. Give the number to two decimals."
     return "Write both perplexities as exponentials and divide: what remains in the exponent?"
 
 
@@ -82,6 +85,7 @@ def half_easy(answer: object) -> str | None:
         (63.25, "how many tokens"),
         (3.23, "exponential"),
         (158.9, "other way round"),
+        (25, "one decimal"),
     ],
 )
 def two_ranks(answer: object) -> str | None:
@@ -100,6 +104,8 @@ def two_ranks(answer: object) -> str | None:
         return "That is the mean loss of the whole; the perplexity is its exponential."
     if close(value, 20**0.1 * 200**0.9, 0.06):
         return "The weights are the other way round: 900 of the 1,000 tokens are at 20."
+    if close(value, np.exp(mean), 0.5):
+        return "Nearly. Give the number to one decimal; carry a few digits more on the way."
     return "Turn each perplexity into a summed loss, n ln PPL; add the sums and the counts; then come back."
 
 
@@ -112,6 +118,7 @@ def two_ranks(answer: object) -> str | None:
         (1.15, "more than a byte"),
         (4.05, "power"),
         (8.4, "multiply"),
+        (17, "one decimal"),
     ],
 )
 def bytes_to_tokens(answer: object) -> str | None:
@@ -129,6 +136,8 @@ def bytes_to_tokens(answer: object) -> str | None:
         return "That is the loss per token; a perplexity is a power of 2 (for bits) or of e (for nats)."
     if close(value, 4.5 * 2**0.9, 0.06):
         return "A perplexity does not grow in proportion to length: multiply the bits by the bytes, then raise 2."
+    if close(value, 2**4.05, 0.6):
+        return "Nearly. Give the number to one decimal, and do not round the 4.05 bits."
     return "How many bits does a token cost? Then raise 2 to that."
 
 
@@ -140,6 +149,7 @@ def bytes_to_tokens(answer: object) -> str | None:
         (5.55, "before it is raised"),
         (8, "3 nats"),
         (3, "exponential"),
+        (20, "one decimal"),
     ],
 )
 def wrong_base(answer: object) -> str | None:
@@ -155,6 +165,8 @@ def wrong_base(answer: object) -> str | None:
         return "8 is what the tool printed, for a mean loss of 3 nats. What is its perplexity?"
     if close(value, 3, 0.006):
         return "That is the mean loss in nats. The perplexity is its exponential."
+    if close(value, np.exp(3), 0.5):
+        return "Nearly. Give the number to one decimal."
     return "Undo what the tool did, with log2, to get the loss in nats; then do what it should have done."
 
 
@@ -284,7 +296,7 @@ def _softmax_then_log(batches: Batches) -> float:
     total, count = 0.0, 0
     for logits, targets in batches:
         counted = targets != -100
-        rows = logits[counted].astype(np.float32)
+        rows = logits[counted]
         probs = np.exp(rows - rows.max(axis=-1, keepdims=True))
         probs /= probs.sum(axis=-1, keepdims=True)
         total -= np.log(probs[np.arange(len(rows)), targets[counted]]).sum()
@@ -298,6 +310,20 @@ def _clips(batches: Batches) -> float:
         losses, counted = _row_losses(logits, targets)
         total, count = total + np.minimum(losses, -np.log(1e-10)).sum(), count + int(counted.sum())
     return float(np.exp(total / count))
+
+
+def _one_shift_for_all(batches: Batches) -> float:
+    total, count = 0.0, 0
+    for logits, targets in batches:
+        rows, classes = logits[targets != -100] - logits.max(), targets[targets != -100]
+        total += (np.log(np.exp(rows).sum(axis=-1)) - rows[np.arange(len(rows)), classes]).sum()
+        count += len(rows)
+    return float(np.exp(total / count))
+
+
+def _reads_twice(batches: Batches) -> float:
+    count = sum(int((targets != -100).sum()) for _, targets in batches)
+    return float(np.exp(sum(_row_losses(*batch)[0].sum() for batch in batches) / count))
 
 
 def _nats_as_bits(batches: Batches) -> float:
@@ -332,6 +358,8 @@ def _an_empty_batch_is_nan(batches: Batches) -> float:
         (_mean_loss, "mean loss"),
         (_exponentiates_first, "single token"),
         (_an_empty_batch_is_nan, "only padding"),
+        (_one_shift_for_all, "its own maximum"),
+        (_reads_twice, "only once"),
     ],
 )
 def corpus_perplexity(answer: object) -> str | None:
@@ -347,9 +375,9 @@ def corpus_perplexity(answer: object) -> str | None:
     padded = [batch(4, 1.0, 2), batch(4, 2.0)]
     deep = batch(40, 1.0)
     deep[0][0] = 0.0
-    deep[0][0, deep[1][0]] = -120.0
+    deep[0][0, deep[1][0]] = -900.0  # past what a float64 probability can say, 745 nats
 
-    def result(batches: list[tuple[Array, Array]]) -> float:
+    def result(batches: Batches) -> float:
         try:
             value = np.asarray(call(answer, batches), dtype=float)
         except (TypeError, ValueError):
@@ -385,13 +413,22 @@ def corpus_perplexity(answer: object) -> str | None:
     if not same(value, _corpus, [deep]):
         if np.isinf(value):
             return (
-                "One token of 120 nats made it inf: its probability underflowed before the logarithm. Use log-softmax."
+                "One token of 900 nats made it inf: its probability underflowed before the logarithm. Use log-softmax."
             )
-        return "A loss of 120 nats was cut off: a clip cannot count past its own logarithm."
+        return "A loss of 900 nats was cut off: a clip cannot count past its own logarithm."
     empty = [batch(3, 1.0, 3), batch(5, 1.0)]
     if not same(result(empty), _corpus, empty):
         return "A batch of only padding spoils the result (0 / 0?): it should change nothing."
     huge = [(logits + 1000, targets) for logits, targets in equal]
     if not same(result(huge), _corpus, huge):
         return "Logits of 1000 overflow: subtract each row's maximum first."
+    levels = [(logits + np.linspace(-3000, 3000, 4)[:, None], targets) for logits, targets in equal]
+    if not same(result(levels), _corpus, levels):
+        return "Rows at very different heights break it: subtract from each row its own maximum, not one for all."
+    try:
+        streamed = result(iter(equal))
+    except Hint:
+        streamed = np.nan
+    if not same(streamed, _corpus, equal):
+        return "Right for a list. A stream of batches can be gone through only once, and has no length and no index."
     return None

@@ -24,6 +24,7 @@ Array = npt.NDArray[Any]
         (96, "natural"),
         (466, "0.8"),
         (104, "per token"),
+        (60, "powers of two"),
     ],
 )
 def words_in_float32(answer: object) -> str | None:
@@ -47,6 +48,8 @@ def words_in_float32(answer: object) -> str | None:
         return "Nats are natural logarithms: a token costs a factor of e**2.5. Compare 2.5 n with -ln(2**-150)."
     if count == 466:
         return "That is for tokens of probability 0.8, 0.22 nats each. Here each token costs 2.5 nats."
+    if count in (59, 60, 61):
+        return "150 / 2.5 is 60, but the 150 of 2**-150 counts powers of two. How many nats is one of them?"
     if 103 < count < 105:
         return "That is how many nats fit into float32. How many tokens is it, at 2.5 nats per token?"
     return "A number rounds to 0 below half of the smallest positive float32, 2**-149. How many nats is that?"
@@ -315,6 +318,24 @@ def _no_shift_by_the_maximum(logits: Array, labels: Array) -> Array:
     return np.asarray(np.where(counts, -picked, 0).sum(axis=-1) / np.maximum(counts.sum(axis=-1), 1))
 
 
+def _one_shift_for_all(logits: Array, labels: Array) -> Array:
+    return _no_shift_by_the_maximum(logits - logits.max(), labels)
+
+
+def _log_of_softmax(logits: Array, labels: Array) -> Array:
+    return _clipped_softmax(logits, labels, smallest=0.0)
+
+
+def _clipped_softmax(logits: Array, labels: Array, smallest: float = 1e-10) -> Array:
+    z, y = logits[:, :-1], labels[:, 1:]
+    counts = y != -100
+    q = np.exp(z - z.max(axis=-1, keepdims=True))
+    q /= q.sum(axis=-1, keepdims=True)
+    picked = np.take_along_axis(q, np.where(counts, y, 0)[..., None], axis=-1)[..., 0]
+    losses = -np.log(np.maximum(picked, smallest))
+    return np.asarray(np.where(counts, losses, 0).sum(axis=-1) / np.maximum(counts.sum(axis=-1), 1))
+
+
 def _zero_by_zero(logits: Array, labels: Array) -> Array:
     losses, counts = _token_losses(logits[:, :-1], labels[:, 1:])
     return np.asarray(losses.sum(axis=-1) / counts.sum(axis=-1))
@@ -339,7 +360,10 @@ def _one_for_the_batch(logits: Array, labels: Array) -> float:
         (_means_over_labels, "first token"),
         (_padding_reads_a_class, "as if it were a token"),
         (_log_of_the_product, "product"),
-        (_no_shift_by_the_maximum, "1000"),
+        (_no_shift_by_the_maximum, "1000 added"),
+        (_one_shift_for_all, "its own maximum"),
+        (_log_of_softmax, "underflowed"),
+        (_clipped_softmax, "cut off"),
         (_zero_by_zero, "nothing counts"),
         (_sums_per_text, "sum"),
         (_one_for_the_batch, "one number per text"),
@@ -387,10 +411,25 @@ def text_losses(answer: object) -> str | None:
         return "A label of -100 may stand anywhere, in the middle of a text too; here it was expected at the end."
     if not close(result(logits + 1000, padded), _text_losses(logits, padded), 1e-9):
         return "With 1000 added to every logit the losses should not change: subtract the maximum of each row first."
+    levels = np.linspace(-3000, 3000, 18).reshape(3, 6, 1)
+    if not close(result(logits + levels, padded), _text_losses(logits, padded), 1e-6):
+        return "Rows at very different heights break it: subtract from each row its own maximum, not one for all rows."
     long_z, long_y = rng.normal(size=(2, 1001, 5)), rng.integers(5, size=(2, 1001))
     if not close(result(long_z, long_y), _text_losses(long_z, long_y), 1e-9):
         return (
             "Texts of a thousand tokens come out wrong: the product of their probabilities underflows. Add logarithms."
+        )
+    spiked = logits.copy()
+    for place, other in ((0, 0), (1, 1), (3, 2)):  # one logit of 1000: at the target, then at two of its rivals
+        spiked[0, place, (labels[0, place + 1] + other) % 5] = 1000.0
+    losses = result(spiked, padded)
+    if not close(losses, _text_losses(spiked, padded), 1e-6):
+        if not np.isfinite(losses).all():
+            return (
+                "A rival's logit of 1000 made it inf or NaN: a probability underflowed before its log. Use log-softmax."
+            )
+        return (
+            "A rival at 1000 makes a loss of 1000, and yours was cut off: a clip cannot count past its own logarithm."
         )
     padded[0, 1:] = -100
     if not close(result(logits, padded), _text_losses(logits, padded), 1e-9):
@@ -435,6 +474,23 @@ def _packed_mean_of_means(logits: Array, ids: Array, text_of: Array) -> float:
     return float(np.mean([losses[same & (text_of[1:] == text)].mean() for text in np.unique(text_of[1:][same])]))
 
 
+def _packed_log_of_softmax(logits: Array, ids: Array, text_of: Array) -> float:
+    return _packed_clipped(logits, ids, text_of, smallest=0.0)
+
+
+def _packed_clipped(logits: Array, ids: Array, text_of: Array, smallest: float = 1e-10) -> float:
+    q = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    q /= q.sum(axis=-1, keepdims=True)
+    losses = -np.log(np.maximum(q[np.arange(len(ids) - 1), ids[1:]], smallest))
+    return float(losses[text_of[1:] == text_of[:-1]].mean())
+
+
+def _packed_one_shift(logits: Array, ids: Array, text_of: Array) -> float:
+    z = logits - logits.max()
+    losses = np.log(np.exp(z).sum(axis=-1))[:-1] - z[np.arange(len(ids) - 1), ids[1:]]
+    return float(losses[text_of[1:] == text_of[:-1]].mean())
+
+
 def _packed_unshifted(logits: Array, ids: Array, text_of: Array) -> float:
     first = np.concatenate([[True], text_of[1:] != text_of[:-1]])
     return float(_token_losses(logits, ids)[0][~first].mean())
@@ -449,6 +505,9 @@ def _packed_unshifted(logits: Array, ids: Array, text_of: Array) -> float:
         (_packed_last_dropped, "last token"),
         (_packed_mean_of_means, "mean of means"),
         (_packed_unshifted, "just read"),
+        (_packed_one_shift, "its own maximum"),
+        (_packed_log_of_softmax, "underflowed"),
+        (_packed_clipped, "cut off"),
     ],
 )
 def packed_loss(answer: object) -> str | None:
@@ -484,6 +543,21 @@ def packed_loss(answer: object) -> str | None:
         return "The numbers of the texts are only names: they need not start at 0, rise, or differ from earlier ones."
     if not close(result(logits + 1000, ids, packed), _packed(logits, ids, packed), 1e-9):
         return "With 1000 added to every logit the loss should not change: subtract the maximum of each row first."
+    levels = np.linspace(-3000, 3000, 9)[:, None]
+    if not close(result(logits + levels, ids, packed), _packed(logits, ids, packed), 1e-6):
+        return "Rows at very different heights break it: subtract from each row its own maximum, not one for all rows."
+    spiked = logits.copy()
+    for place, other in ((0, 0), (1, 1), (7, 2)):  # one logit of 1000: at the target, then at two of its rivals
+        spiked[place, (ids[place + 1] + other) % 5] = 1000.0
+    loss = result(spiked, ids, packed)
+    if not close(loss, _packed(spiked, ids, packed), 1e-6):
+        if not np.isfinite(loss):
+            return (
+                "A rival's logit of 1000 made it inf or NaN: a probability underflowed before its log. Use log-softmax."
+            )
+        return (
+            "A rival at 1000 makes a loss of 1000, and yours was cut off: a clip cannot count past its own logarithm."
+        )
     single = np.array([0, 1, 1, 1, 1, 1, 1, 1, 2])
     if not close(result(logits, ids, single), _packed(logits, ids, single), 1e-9):
         return "A text of one token has no target at all; here it spoils the mean."
