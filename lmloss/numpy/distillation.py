@@ -138,34 +138,43 @@ def _distillation_rows(
     beta: float,
 ) -> tuple[Array, Array | None]:
     """Compute one block: where D has the slope g_j in q_j, it has q_j (g_j - sum q g) / tau in z_j."""
-    log_p, log_q = log_probs(teacher.astype(logits.dtype) / temperature), log_probs(logits / temperature)
-    p, q = np.exp(log_p), np.exp(log_q)
-    if divergence == "forward_kl":
-        losses = _weighted(p, log_p - log_q)
-        slope = q - p
-    else:
-        if divergence == "reverse_kl":
-            in_q = log_q - log_p
-            losses = _weighted(q, in_q)
-        else:
-            log_m = np.logaddexp(np.log(beta) + log_p, np.log1p(-beta) + log_q)
-            in_q = (1 - beta) * (log_q - log_m)
-            losses = beta * _weighted(p, log_p - log_m) + _weighted(q, in_q)
-        endless = np.isposinf(in_q).any(axis=-1, keepdims=True)  # an infinite divergence slopes nowhere
-        in_q = np.where((q == 0) | endless, 0, in_q)
-        slope = q * (in_q - (q * in_q).sum(axis=-1, keepdims=True))
+    losses, slope = np.zeros(len(logits), logits.dtype), np.zeros_like(logits)
     share = 1.0 if targets is None else 1 - alpha
-    losses = np.where(share == 0, 0, share * temperature**2 * losses)
-    slope = share * temperature * slope
+    if share > 0:
+        divergences, slopes = _softened(teacher, logits, temperature=temperature, divergence=divergence, beta=beta)
+        losses, slope = share * temperature**2 * divergences, share * temperature * slopes
     if targets is not None and alpha > 0:
         here = np.arange(len(logits)), targets
         hard = log_probs(logits)
         losses = losses - alpha * hard[here]
         slope += alpha * np.exp(hard)
         slope[here] -= alpha
-    losses = np.where(np.isnan(log_q).any(axis=-1) | np.isnan(log_p).any(axis=-1), np.nan, losses)
+    losses = np.where(np.isnan(slope).any(axis=-1), np.nan, losses)
     return losses, np.where(np.isneginf(logits), 0, slope) if gradient else None
 
 
-def _weighted(weights: Array, values: Array) -> Array:
-    return np.asarray(np.where(weights > 0, weights * values, 0).sum(axis=-1))
+def _softened(
+    teacher: Array, logits: Array, *, temperature: float, divergence: str, beta: float
+) -> tuple[Array, Array]:
+    """Return D at a temperature, and tau times its slope in the logits."""
+    log_p, log_q = log_probs(teacher.astype(logits.dtype) / temperature), log_probs(logits / temperature)
+    p, q = np.exp(log_p), np.exp(log_q)
+    if divergence == "forward_kl":
+        return _mean(log_p, log_p - log_q), q - p
+    if divergence == "reverse_kl":
+        in_q = log_q - log_p
+        losses = _mean(log_q, in_q)
+    else:
+        log_m = np.logaddexp(np.log(beta) + log_p, np.log1p(-beta) + log_q)
+        in_q = (1 - beta) * (log_q - log_m)
+        losses = beta * _mean(log_p, log_p - log_m) + _mean(log_q, in_q)
+    endless = np.isposinf(in_q).any(axis=-1, keepdims=True)  # an infinite divergence slopes nowhere
+    in_q = np.where((q == 0) | endless, 0, in_q)
+    return losses, q * (in_q - (q * in_q).sum(axis=-1, keepdims=True))
+
+
+def _mean(log_weights: Array, values: Array) -> Array:
+    """Return the mean of values; what has no weight adds nothing, what has too little for its format only infinity."""
+    weights = np.exp(log_weights)
+    lost = ((weights == 0) & ~np.isneginf(log_weights) & np.isposinf(values)).any(axis=-1)
+    return np.asarray(np.where(lost, np.inf, np.where(weights > 0, weights * values, 0).sum(axis=-1)))

@@ -93,6 +93,16 @@ def row_sums(x: Tensor) -> Tensor:
     return x.sum(-1, dtype=compute_dtype(x))
 
 
+def log_parts(z: Tensor) -> tuple[Tensor, Tensor]:
+    """Return logits less their maximum, and the logarithm of the sum of the exponentials of that, differentiably.
+
+    The log-softmax is their difference. Apart, what there is one of for each row stays wide, and out of sums over the
+    classes. The maximum is a constant: what it adds to one part it takes from the other.
+    """
+    shifted = z - z.detach().amax(-1, keepdim=True)
+    return shifted, row_sums(shifted.exp()).log()
+
+
 def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
     """Return a context in which a product keeps its dtype: half-precision scores would blur the loss."""
     device = tensor.device.type

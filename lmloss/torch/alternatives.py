@@ -9,7 +9,7 @@ from lmloss import _checks
 from lmloss.torch._reduce import Average
 from lmloss.torch._rows import Kernel, RowLoss, row_loss
 from lmloss.torch._targets import read_targets
-from lmloss.torch._tensors import as_denominator, as_fractions, as_logits, row_sums
+from lmloss.torch._tensors import as_denominator, as_fractions, as_logits, compute_dtype, log_parts, row_sums
 
 
 @row_loss
@@ -229,8 +229,8 @@ class _Focal:
         out.scatter_add_(1, rows[0][:, None], torch.where(u == -torch.inf, 0, in_u).to(z.dtype)[:, None])
 
     def plain(self, z: Tensor, shared: tuple[Tensor, ...], rows: tuple[Tensor, ...]) -> Tensor:
-        log_q = torch.log_softmax(torch.where(z == -torch.inf, -torch.inf, z), dim=-1)
-        return self._of(_pick(log_q, rows[0]), shared[0][rows[0]])
+        shifted, log_total = log_parts(torch.where(z == -torch.inf, -torch.inf, z))
+        return self._of(_pick(shifted, rows[0]) - log_total, shared[0][rows[0]])
 
     def _of(self, u: Tensor, alpha: Tensor) -> Tensor:
         # Where q_y is 0 the doubt is 1, and where the doubt is 0 its power is a constant: neither passes a NaN back.
@@ -264,7 +264,9 @@ class _Hinge:
     def plain(self, z: Tensor, shared: tuple[Tensor, ...], rows: tuple[Tensor, ...]) -> Tensor:
         top = z.detach().amax(-1)
         z = torch.where((z == -torch.inf) & (top > -torch.inf)[..., None], -torch.inf, z)
-        return torch.relu(self._gap(z, rows[0])) * torch.where(top.isfinite(), 1, torch.nan)
+        broken = ~top.isfinite()[..., None]  # a row that no distribution belongs to: NaN, the gradient too
+        spoiled = (torch.where(broken, z, 0) * torch.where(broken, torch.nan, 0)).sum(-1)
+        return torch.relu(self._gap(z, rows[0])) + spoiled
 
     def _gap(self, z: Tensor, target: Tensor) -> Tensor:
         best = self._best(z, target)
@@ -296,7 +298,8 @@ class _Brier:
         out.copy_(distance.mul_(q).mul_(2 * scale[:, None]))
 
     def plain(self, z: Tensor, shared: tuple[Tensor, ...], rows: tuple[Tensor, ...]) -> Tensor:
-        return self._distance(torch.softmax(z, dim=-1), rows[0]).square().sum(-1)
+        shifted, log_total = log_parts(z.to(compute_dtype(z)))
+        return self._distance((shifted - log_total[..., None]).exp(), rows[0]).square().sum(-1)
 
     def _probs(self, z: Tensor, top: Tensor, log_total: Tensor) -> Tensor:
         return (z.to(log_total.dtype) - top[:, None]).sub_(log_total[:, None]).exp_()

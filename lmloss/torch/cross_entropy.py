@@ -10,7 +10,7 @@ from lmloss import _checks
 from lmloss.torch._reduce import Average
 from lmloss.torch._rows import RowLoss, row_loss
 from lmloss.torch._targets import read_targets
-from lmloss.torch._tensors import as_denominator, as_logits, as_weights, row_sums
+from lmloss.torch._tensors import as_denominator, as_logits, as_weights, log_parts, row_sums
 from lmloss.torch.softmax import capped
 
 
@@ -315,15 +315,15 @@ class _CrossEntropy:
         target = rows[0]
         z = z if self.cap is None else capped(z, self.cap)
         z = torch.where(z == -torch.inf, -torch.inf, z)  # cuts the gradient there: a class that cannot win or lose
-        log_probs = torch.log_softmax(z, dim=-1)
+        shifted, log_total = log_parts(z)
         if target.ndim == z.ndim - 1 and self.label_smoothing == 0:
-            losses = -log_probs.gather(-1, target[..., None])[..., 0]
+            losses = log_total - shifted.gather(-1, target[..., None])[..., 0]
             losses = losses * self._row_weight(shared, target, losses)
         else:
             mass = self._mass(z, shared, target)
-            losses = -(mass * torch.where(mass == 0, 0, log_probs)).sum(-1)
+            losses = log_total * row_sums(mass) - row_sums(mass * torch.where(mass == 0, 0, shifted))
         if self.z_loss:
-            log_partition = torch.logsumexp(z, dim=-1)
+            log_partition = z.detach().amax(-1) + log_total
             losses = losses + self.z_loss * self._row_weight(shared, target, losses) * log_partition**2
         return losses
 

@@ -1,6 +1,5 @@
 """Distillation: a student's cross-entropy on the targets, and its divergence from a teacher."""
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +9,7 @@ from lmloss import _checks
 from lmloss.torch._reduce import Average
 from lmloss.torch._rows import RowLoss, row_loss
 from lmloss.torch._targets import read_targets
-from lmloss.torch._tensors import as_denominator, as_logits, as_weights, compute_dtype, loss_dtype, row_sums
+from lmloss.torch._tensors import as_denominator, as_logits, as_weights, compute_dtype, log_parts, loss_dtype, row_sums
 
 
 @row_loss
@@ -203,44 +202,49 @@ class _Distillation:
 
     def plain(self, z: Tensor, shared: tuple[Tensor, ...], rows: tuple[Tensor, ...]) -> Tensor:
         z = torch.where(z == -torch.inf, -torch.inf, z)  # cuts the gradient there: a class that cannot win or lose
-        losses = torch.zeros_like(z[..., 0])
+        losses = torch.zeros_like(row_sums(z))
         if self.alpha < 1:
-            losses = (1 - self.alpha) * self.temperature**2 * self._divergence(*self._log_probs(z, rows[0]))
+            parts = (log_parts(x / self.temperature) for x in (rows[0].to(z.dtype), z))
+            divergence = self._divergence(*parts)
+            # Below 0 by rounding alone: lifted in value, not in gradient.
+            divergence = torch.where(divergence < 0, divergence - divergence.detach(), divergence)
+            losses = losses + (1 - self.alpha) * self.temperature**2 * divergence
         if self.alpha > 0:
-            log_q = torch.log_softmax(z, dim=-1)
-            losses = losses - self.alpha * log_q.gather(-1, rows[1][..., None])[..., 0]
+            shifted, log_total = log_parts(z)
+            losses = losses + self.alpha * (log_total - shifted.gather(-1, rows[1][..., None])[..., 0])
         return losses
 
-    def _log_probs(self, z: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the teacher's and the student's log-probabilities at the temperature."""
-        return (
-            torch.log_softmax(teacher.to(z.dtype) / self.temperature, dim=-1),
-            torch.log_softmax(z / self.temperature, dim=-1),
-        )
-
-    def _divergence(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+    def _divergence(self, teacher: tuple[Tensor, Tensor], student: tuple[Tensor, Tensor]) -> Tensor:
+        """Return D, given for each model its shifted logits and the logarithm of their partition."""
+        (a, log_a), (b, log_b) = teacher, student
         if self.divergence == "forward_kl":
-            return _expected_gap(log_p, log_p, log_q)
+            return _expected(a, log_a, a - b) + (log_b - log_a)
         if self.divergence == "reverse_kl":
-            lost = (log_p == -torch.inf) & (log_q > -torch.inf)
-            return torch.where(lost.any(-1), torch.inf, _expected_gap(log_q, log_q, torch.where(lost, log_q, log_p)))
-        log_m = self._log_mixture(log_p, log_q)
-        return self.beta * _expected_gap(log_p, log_p, log_m) + (1 - self.beta) * _expected_gap(log_q, log_q, log_m)
-
-    def _log_mixture(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        never = (log_p == -torch.inf) & (log_q == -torch.inf)
-        mixed = torch.logaddexp(
-            torch.where(never, 0, log_p) + math.log(self.beta), torch.where(never, 0, log_q) + math.log1p(-self.beta)
+            lost = (a == -torch.inf) & (b > -torch.inf)
+            value = _expected(b, log_b, b - torch.where(lost, b, a)) + (log_a - log_b)
+            return torch.where(lost.any(-1) & ~log_a.isnan(), torch.inf, value)
+        never = (a == -torch.inf) & (b == -torch.inf)
+        ratio = torch.where(never, 0, a) - torch.where(never, 0, b) - (log_a - log_b)[..., None].to(a.dtype)
+        # log p/m and log q/m given log p/q, each from the smaller of the two, which cannot overflow.
+        up, down = torch.where(ratio > 0, ratio, 0), torch.where(ratio > 0, 0, ratio)
+        nearer = torch.where(
+            ratio > 0,
+            -torch.log1p((1 - self.beta) * torch.expm1(-up)),
+            -torch.log1p(self.beta * torch.expm1(down)),
         )
-        return torch.where(never, -torch.inf, mixed)
+        return self.beta * _expected(a, log_a, nearer + down) + (1 - self.beta) * _expected(b, log_b, nearer - up)
 
 
-def _expected_gap(log_weights: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Return sum w (first - second), where a weight of 0 adds nothing, not even a NaN to the gradient."""
-    some = log_weights > -torch.inf
-    gap = torch.where(some, first, 0) - torch.where(some, second, 0)
-    gap = torch.where(log_weights.isnan(), torch.nan, gap)
-    return (torch.where(some, log_weights, -torch.inf).exp() * gap).sum(-1)
+def _expected(shifted: Tensor, log_total: Tensor, values: Tensor) -> Tensor:
+    """Return the mean of values under exp(shifted) / exp(log_total), differentiably.
+
+    A weight of 0 adds nothing, not even a NaN to the gradient; one that is only too small for its format adds infinity
+    where the value is infinite.
+    """
+    weights = shifted.exp()
+    gone = (weights == 0) & ~log_total.isnan()[..., None]
+    lost = (gone & (shifted > -torch.inf) & (values == torch.inf)).any(-1)
+    return row_sums(weights * torch.where(gone, 0, values)) * (-log_total).exp() + torch.where(lost, torch.inf, 0)
 
 
 def _shifted(z: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:

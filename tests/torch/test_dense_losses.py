@@ -251,3 +251,116 @@ def test_fifty_thousand_classes_in_float32_give_the_numbers_of_the_numpy_path(ca
     assert_close(value, want, rtol=2**-24)
     assert_close(gradient, want_gradient, rtol=2**-23)
     assert not gradient[(1, 1) if case[0] == "causal_lm_loss" else IGNORED].any()
+
+
+# Where the formula for compilers, transforms and higher derivatives could go its own way
+
+DISTILLATIONS = {name: case for name, case in LOSSES.items() if case[0] == "distillation_loss"}
+every_divergence = pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl", "jsd"])
+
+
+def every_way(function, z):
+    """The value and the gradient of the sum of a loss, on each way that leads to them."""
+    leaf = z.clone().requires_grad_()
+    value = function(leaf)
+    ways = {"fast": (value.detach(), torch.autograd.grad(value.sum(), leaf, retain_graph=True)[0])}
+    ways["with a graph"] = value.detach(), torch.autograd.grad(value.sum(), leaf, create_graph=True)[0].detach()
+    gradient, traced = grad(lambda x: (lambda v: (v.sum(), v))(function(x)), has_aux=True)(z)
+    ways["transformed"] = traced, gradient
+    torch._dynamo.reset()
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")(leaf)
+    ways["compiled"] = compiled.detach(), torch.autograd.grad(compiled.sum(), leaf)[0]
+    return ways
+
+
+@every_divergence
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 8.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_class_masked_by_the_lowest_number_of_its_format_is_a_class_without_probability(
+    divergence, temperature, dtype
+):
+    lowest = torch.finfo(dtype).min
+    student = torch.tensor([[0.0, 1.0, 2.0, lowest]], dtype=dtype)
+    teacher = torch.tensor([[0.0, 1.0, -2.0, -INF if divergence == "forward_kl" else 1.5]], dtype=dtype)
+    options = {"divergence": divergence, "temperature": temperature, "reduction": "none"}
+    want = lt.distillation_loss(student.masked_fill(student == lowest, -INF).double(), teacher.double(), **options)
+    ways = every_way(lambda z: lt.distillation_loss(z, teacher, **options), student)
+    for way, (value, gradient) in ways.items():
+        assert_close(value, want, rtol=3e-6 if dtype == torch.float32 else 1e-12), way
+        assert gradient.isfinite().all(), way
+        assert_close(gradient, ways["fast"][1], rtol=2e-6), way
+    assert_close(ln.distillation_loss(student.numpy(), teacher.numpy(), **options), want, rtol=3e-6)
+
+
+@pytest.mark.parametrize("gap", [50.0, 200.0, 800.0])
+def test_what_a_model_rules_out_costs_infinity_however_little_the_other_gives_it(gap):
+    sharp, cut = torch.tensor([[gap, gap - 1, 0.0]]), torch.tensor([[0.0, 1.0, -INF]])
+    for student, teacher, divergence in ((cut, sharp, "forward_kl"), (sharp, cut, "reverse_kl")):
+        options = {"divergence": divergence, "temperature": 1.0, "reduction": "none"}
+        ways = every_way(lambda z, t=teacher, o=options: lt.distillation_loss(z, t, **o), student)
+        for way, (value, gradient) in ways.items():
+            assert value == INF, way
+            assert_close(gradient, ways["fast"][1], rtol=1e-6)
+            assert gradient.isfinite().all(), way
+        for dtype in (np.float32, np.float64):
+            arrays = (t.numpy().astype(dtype) for t in (student, teacher))
+            assert np.isposinf(ln.distillation_loss(*arrays, **options))
+
+
+@every_divergence
+def test_no_divergence_is_negative_where_the_models_nearly_agree(divergence):
+    generator = torch.Generator().manual_seed(0)
+    teacher = torch.randn(300, 50, generator=generator)
+    student = teacher + 1e-6 * torch.randn(300, 50, generator=generator)
+
+    def function(z):
+        return lt.distillation_loss(z, teacher, divergence=divergence, reduction="none")
+
+    ways = every_way(function, student)
+    ways["mapped"] = vmap(lambda s, t: lt.distillation_loss(s, t, divergence=divergence))(student, teacher), None
+    for way, (value, gradient) in ways.items():
+        assert (value >= 0).all(), way
+        assert value.max() < 1e-6, way
+        if gradient is not None:
+            assert gradient.abs().max() < 1e-5, way
+            assert gradient.any(), "where rounding lifts the value to 0 the gradient stays"
+
+
+@every_loss
+@pytest.mark.parametrize("filling", [NAN, INF])
+def test_a_broken_row_is_nan_in_value_and_gradient_on_every_way(case, filling):
+    if "softcap" in case[1] and filling == INF:
+        return  # the cap makes a number of it
+    logits, others, loss = batch(case)
+    others[-1][0, 1:3] = 0  # a class whose weight is not 0
+    options = {} if "denominator" in case[1] else {"reduction": "none"}
+    logits[0, 1, 2] = filling
+    for way, (value, gradient) in every_way(partial(loss, **options), logits).items():
+        assert value.isnan().any(), way
+        assert gradient[0, 1].isnan().all(), way
+        assert gradient[0, 0].isfinite().all(), way
+
+
+@pytest.mark.parametrize("case", DISTILLATIONS.values(), ids=DISTILLATIONS)
+@pytest.mark.parametrize("filling", [NAN, INF])
+def test_a_broken_row_of_the_teacher_breaks_the_row_unless_nothing_is_learned_from_it(case, filling):
+    logits, (teacher, targets), loss = batch(case)
+    teacher[0, 1, 2] = filling
+    for way, (value, gradient) in every_way(lambda z: loss(z, teacher, targets, reduction="none"), logits).items():
+        assert value[0, 1].isnan(), way
+        assert gradient[0, 1].isnan().all(), way
+        assert gradient[0, 0].isfinite().all(), way
+    alone = {"alpha": 1.0, "reduction": "none"}
+    want = lt.cross_entropy(logits, targets, reduction="none")
+    for value, gradient in every_way(lambda z: loss(z, teacher, targets, **alone), logits).values():
+        assert_close(value, want, rtol=1e-14)
+        assert gradient.isfinite().all()
+    arrays = (t.numpy() for t in (logits, teacher, targets))
+    value, gradient = ln.value_and_grad(ln.distillation_loss)(*arrays, **{**case[1], "alpha": 1.0})
+    assert_close(value, lt.cross_entropy(logits, targets), rtol=1e-14)
+    assert np.isfinite(gradient).all()
+
+
+def test_every_loss_on_logits_is_held_to_these_promises():
+    described = {name for name in ln.__all__ if hasattr(getattr(ln, name), "describe")}
+    assert described == {case[0] for case in LOSSES.values()}
