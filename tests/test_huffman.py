@@ -3,6 +3,7 @@
 import functools
 import itertools
 import math
+from decimal import Decimal
 from fractions import Fraction
 
 import numpy as np
@@ -189,11 +190,12 @@ def test_numbers_in_no_tensor_keep_their_precision():
         [1, 2**63, 2, 10**20],
         np.array([4, 2, 3, 1])[::-1],
         np.array([1, 3, 2, 4], ">f8"),
+        [Decimal(1), Decimal(3), 2, Decimal(4)],
     ],
-    ids=["uint64 tensor", "uint64 array", "large integers", "reversed", "big-endian"],
+    ids=["uint64 tensor", "uint64 array", "large integers", "reversed", "big-endian", "decimals"],
 )
-def test_counts_are_read_whatever_holds_them(counts):
-    assert lt.huffman_tree(counts).lengths.tolist() == [3, 2, 3, 1]
+def test_counts_are_read_whatever_holds_them(path, counts):
+    assert path.module.huffman_tree(counts).lengths.tolist() == [3, 2, 3, 1]
 
 
 def test_the_counts_are_not_modified(path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -67,7 +68,7 @@ class NGram:
         Of a longer context the last `order - 1` tokens count; a shorter one will do.
         """
         probs = np.full(self._fitted(), 1 / self.vocab_size)
-        for discount, counts, total in self._seen_after(tuple(int(token) for token in context)):
+        for discount, counts, total in self._seen_after(tuple(checked_ids(context, self.vocab_size).tolist())):
             probs *= discount * len(counts) / total
             probs[list(counts)] += (np.array(list(counts.values())) - discount) / total
         return probs
@@ -184,19 +185,22 @@ class SmallTransformer(nn.Module):
         """Return a text and `n_tokens` more that the model draws after it, as ids of shape (T + n_tokens,)."""
         if not temperature > 0:
             raise ValueError(f"temperature = {temperature!r} should be greater than 0")
+        if not isinstance(rng, np.random.Generator):
+            raise TypeError(f"rng should be a numpy.random.Generator, not {type(rng).__name__}")
         if not self.causal:
             raise ValueError("only a causal model continues a text; this one sees both sides")
-        text, training = checked_ids(ids, self.vocab_size).tolist(), self.training
+        text = checked_ids(ids, self.vocab_size).tolist()
         if not text:
             raise ValueError("ids is empty; the model continues what it has read, at least one token")
-        self.eval()
-        for _ in range(n_tokens):
-            window = torch.tensor([text[-self.length :]], device=self.embedding.weight.device)
-            probs = torch.softmax(self(window)[0, -1].cpu().double() / temperature, dim=-1).numpy()
-            steps = np.cumsum(probs)
-            place = np.searchsorted(steps, rng.random() * steps[-1], side="right")
-            text.append(min(int(place), self.vocab_size - 1))
-        self.train(training)
+        with _evaluated(self):
+            for _ in range(_positive("n_tokens", n_tokens)):
+                window = torch.tensor([text[-self.length :]], device=self.embedding.weight.device)
+                logits = self(window)[0, -1].cpu().double()
+                steps = torch.softmax((logits - logits.max()) / temperature, dim=-1).numpy().cumsum()
+                if not np.isfinite(steps[-1]):
+                    raise ValueError("the model's logits are not finite; there is nothing to draw from")
+                place = np.searchsorted(steps, rng.random() * steps[-1], side="right")
+                text.append(min(int(place), self.vocab_size - 1))
         return np.array(text, dtype=np.int64)
 
 
@@ -318,7 +322,7 @@ def train(
 ) -> History:
     """Train a model on a text with AdamW: the learning rate rises for a tenth of the steps, then falls along a cosine.
 
-    The cosine goes from `learning_rate` at the first step to a tenth of it at the last; the rise, a straight line,
+    The cosine goes from `learning_rate` at the first step to a tenth of it after the last; the rise, a straight line,
     meets it a little below the top.
 
     Parameters
@@ -435,15 +439,26 @@ def evaluate(model: nn.Module, ids: npt.ArrayLike, *, length: int = 64, batch_si
     text = torch.as_tensor(checked_ids(ids, vocab_size), device=next(model.parameters()).device)
     if len(text) < 2:
         raise ValueError(f"ids has {len(text)} tokens; the first is never scored, so at least 2 are needed")
-    training, stride, total = model.training, length - 1, 0.0
-    model.eval()
+    stride, total = length - 1, 0.0
     whole = (len(text) - 1) // stride
     windows = text[: whole * stride + 1].unfold(0, length, stride) if whole else text.new_zeros(0, length)
     rest = text[None, whole * stride :]
-    for window in [*torch.split(windows, batch_size), rest]:
-        total += float(causal_lm_loss(model(window), window, reduction="sum")) if window.numel() > 1 else 0.0
-    model.train(training)
+    with _evaluated(model):
+        for window in [*torch.split(windows, _positive("batch_size", batch_size)), rest]:
+            total += float(causal_lm_loss(model(window), window, reduction="sum")) if window.numel() > 1 else 0.0
     return total / (len(text) - 1)
+
+
+@contextmanager
+def _evaluated(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation, and leave each of its modules as it was."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def _positive(name: str, value: object) -> int:

@@ -1,11 +1,12 @@
-"""How exact every loss is in low precision, next to the same formula composed by hand.
+"""How exact the losses on logits, scores and distributions are in low precision, next to the formula composed by hand.
 
 ``python -m lmloss.lab.precision`` measures all of it and stores the table as `results/precision.json`.
 
 The inputs are rounded to the precision first; what is measured is the distance from the exact value *of the rounded
 inputs*, so that only the arithmetic counts. The composition by hand is the shifted textbook formula, each step rounded
-to the precision of the inputs. The exact value is the same formula in float64: its own error, 2**-29 of float32's, is
-far below everything that is compared here, and the tests hold it against 50 digits.
+to the precision of the inputs. The path `torch.func` is PyTorch's under a transform, which compilers see too. The
+exact value is the textbook formula in float64: its own error, 2**-29 of float32's, is far below everything that is
+compared here, and the tests hold it against 50 digits.
 """
 
 from __future__ import annotations
@@ -34,7 +35,11 @@ Arrays = tuple[NDArray[Any], ...]
 SEED = 0
 CLASSES = (7, 100, 1000, 50_257)
 SCALES = (0.1, 1.0, 10.0, 100.0)
-PRECISIONS = {"numpy": ("float32", "float16"), "torch": ("float32", "float16", "bfloat16")}
+PRECISIONS = {
+    "numpy": ("float32", "float16"),
+    "torch": ("float32", "float16", "bfloat16"),
+    "torch.func": ("float32", "float16", "bfloat16"),
+}
 STORED = Path(__file__).parent / "results" / "precision.json"
 FORMATS = {"float32": (23, -149), "float16": (10, -24), "bfloat16": (7, -133)}  # digits after the first; smallest step
 
@@ -256,7 +261,7 @@ def measure(loss: str, path: str, precision: str, classes: int, scale: float) ->
     inputs = rounded(case, classes, scale, precision)
     wide = tuple(t.double() if t.is_floating_point() else t for t in inputs)
     exact, by_hand = _differentiated(case.by_hand, wide), _differentiated(case.by_hand, inputs)
-    ours = _in_numpy(case, inputs) if path == "numpy" else _in_torch(case, inputs)
+    ours = _in_numpy(case, inputs) if path == "numpy" else _in_torch(case, inputs, transformed=path == "torch.func")
     for quantity, got in ours.items():
         want, naive = (pair[quantity].double().numpy() for pair in (exact, by_hand))
         digits = precision if got.dtype.itemsize == 2 else "float32"
@@ -276,11 +281,20 @@ def _distance(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
         return np.where(first == second, 0, np.abs(first - second))
 
 
-def _differentiated(function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
-    leaf = inputs[0].clone().requires_grad_()
-    value = function(leaf, *inputs[1:])
-    number = value[..., 0] if value.ndim == leaf.ndim else value  # of a whole row, the first entry
-    (gradient,) = torch.autograd.grad(number.sum(), leaf)
+def _differentiated(
+    function: Callable[..., Tensor], inputs: tuple[Tensor, ...], transformed: bool = False
+) -> dict[str, Tensor]:
+    def total(leaf: Tensor) -> tuple[Tensor, Tensor]:
+        value = function(leaf, *inputs[1:])
+        number = value[..., 0] if value.ndim == leaf.ndim else value  # of a whole row, the first entry
+        return number.sum(), value
+
+    if transformed:
+        gradient, value = torch.func.grad(total, has_aux=True)(inputs[0])
+    else:
+        leaf = inputs[0].clone().requires_grad_()
+        number, value = total(leaf)
+        (gradient,) = torch.autograd.grad(number, leaf)
     return {"value": value.detach(), "gradient": gradient}
 
 
@@ -291,13 +305,13 @@ def _options(case: Case, library: ModuleType, inputs: tuple[Any, ...]) -> tuple[
     return inputs, case.options
 
 
-def _in_torch(case: Case, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
+def _in_torch(case: Case, inputs: tuple[Tensor, ...], transformed: bool) -> dict[str, Tensor]:
     def function(*tensors: Tensor) -> Tensor:
         given, options = _options(case, lmloss.torch, tensors)
         result: Tensor = getattr(lmloss.torch, case.function)(*given, **options)
         return result
 
-    return _differentiated(function, inputs)
+    return _differentiated(function, inputs, transformed)
 
 
 def _in_numpy(case: Case, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:

@@ -69,7 +69,7 @@ def split_text(text: str, *, held_out: float = 0.1) -> tuple[str, str]:
     text : str
         The text; its paragraphs have blank lines between them.
     held_out : float
-        The share of the paragraphs that is held out, between 0 and 1.
+        The share of the paragraphs that is held out, in whole hundredths from 0.01 to 0.99.
 
     Returns
     -------
@@ -88,9 +88,10 @@ def split_text(text: str, *, held_out: float = 0.1) -> tuple[str, str]:
     set()
     """
     _checked_text(text)
-    if not 0 < held_out < 1:
-        raise ValueError(f"held_out = {held_out!r} should lie between 0 and 1")
-    paragraphs = list({" ".join(part.split()): part for part in reversed(text.split("\n\n"))}.values())[::-1]
+    if not 0.01 <= held_out <= 0.99:
+        raise ValueError(f"held_out = {held_out!r} should lie between 0.01 and 0.99")
+    found = [part for part in re.split(r"\n[ \t\r]*\n", text) if part.strip()]
+    paragraphs = list({" ".join(part.split()): part for part in reversed(found)}.values())[::-1]
     kept = round(100 * (1 - held_out))
     parts: tuple[list[str], list[str]] = [], []
     for place, paragraph in enumerate(paragraphs):

@@ -1,6 +1,7 @@
 """Large vocabularies: two softmaxes that score a class without scoring all, and two losses that sample the others."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -83,6 +84,9 @@ def huffman_tree(counts: ArrayLike) -> HuffmanTree:
     2.1.
     """
     array = np.asarray(counts)
+    if array.dtype == object:  # integers beyond int64, decimals; what is no number stays what it is
+        with suppress(TypeError, ValueError, OverflowError):
+            array = array.astype(np.float64)
     _checks.real("counts", kind(array), array.dtype)
     _checks.class_axis("counts", array.shape)
     _checks.exact_shape("counts", array.shape, array.shape[-1:], "one count for each class")

@@ -221,7 +221,10 @@ class _Distillation:
             return _expected(a, log_a, a - b) + (log_b - log_a)
         if self.divergence == "reverse_kl":
             lost = (a == -torch.inf) & (b > -torch.inf)
-            value = _expected(b, log_b, b - torch.where(lost, b, a)) + (log_a - log_b)
+            gap = b - torch.where(lost, b, a)
+            centre = _expected(b, log_b, gap).detach()  # the weights' slopes sum to 0: what is common may go, and large
+            centre = torch.where(centre.isfinite(), centre, 0)  # numbers with it, before they are rounded
+            value = _expected(b, log_b, gap - centre[..., None].to(gap.dtype)) + centre + (log_a - log_b)
             return torch.where(lost.any(-1) & ~log_a.isnan(), torch.inf, value)
         never = (a == -torch.inf) & (b == -torch.inf)
         ratio = torch.where(never, 0, a) - torch.where(never, 0, b) - (log_a - log_b)[..., None].to(a.dtype)

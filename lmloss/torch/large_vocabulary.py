@@ -455,7 +455,7 @@ def _as_counts(counts: object) -> Tensor:
         raise TypeError(f"counts must be a torch.Tensor or numbers, not {type(counts).__name__}") from None
     try:
         tensor = torch.as_tensor(numbers, device="cpu")
-    except ValueError:  # integers beyond int64
+    except (ValueError, RuntimeError):  # integers beyond int64, decimals
         return wide
     return wide if tensor.is_floating_point() else tensor
 

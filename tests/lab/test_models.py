@@ -227,6 +227,29 @@ def test_a_low_temperature_keeps_the_favourite_and_a_high_one_knows_none() -> No
     shares = [float(np.mean(np.array(tokens) == favourite)) for tokens in drawn]
     assert shares[0] == 1 > shares[1] + 0.1
     assert abs(shares[2] - 1 / 28) < 0.03
+    assert model.generate([3], 1, temperature=1e-320, rng=rng)[-1] == favourite
+
+
+def test_a_look_leaves_every_module_as_it_was_even_if_it_fails() -> None:
+    model = tiny().train()
+    model.blocks[0].eval()
+    before = [module.training for module in model.modules()]
+    model.generate([3], 2, rng=np.random.default_rng(0))
+    evaluate(model, HELD_OUT[:40], length=16)
+    assert [module.training for module in model.modules()] == before
+    with pytest.raises(ValueError, match="this model reads at most 16"):
+        evaluate(model, HELD_OUT, length=17)
+    with torch.no_grad():
+        model.embedding.weight.fill_(math.nan)
+    with pytest.raises(ValueError, match="the model's logits are not finite"):
+        model.generate([3], 1, rng=np.random.default_rng(0))
+    assert [module.training for module in model.modules()] == before
+
+
+def test_without_tokens_counted_twice_the_discount_is_a_half() -> None:
+    probs = ngram(1).fit([0, 1, 2, 2, 2], vocab_size=4).next_token_probs([])  # twice one, never two
+    left = 0.5 * 3 / 5 / 4
+    np.testing.assert_allclose(probs, [0.5 / 5 + left, 0.5 / 5 + left, 2.5 / 5 + left, left])
 
 
 @pytest.mark.parametrize("low", [torch.float16, torch.bfloat16])
@@ -268,6 +291,9 @@ def test_a_stored_result_says_what_produced_it(monkeypatch: pytest.MonkeyPatch, 
         (lambda: tiny(causal=False).generate([1], 1, rng=np.random.default_rng(0)), "only a causal model"),
         (lambda: tiny().generate([], 1, rng=np.random.default_rng(0)), "ids is empty"),
         (lambda: tiny().generate([1], 1, temperature=0.0, rng=np.random.default_rng(0)), "temperature = 0.0 should be"),
+        (lambda: tiny().generate([1], 0, rng=np.random.default_rng(0)), "n_tokens = 0 should be a positive integer"),
+        (lambda: evaluate(tiny(), TEXT, batch_size=0), "batch_size = 0 should be a positive integer"),
+        (lambda: ngram(2).fit(TEXT, 28).next_token_probs([99]), r"ids\[0\] = 99 is outside \[0, 28\)"),
         (lambda: evaluate(tiny(), [1]), "ids has 1 tokens"),
         (lambda: evaluate(tiny(), [1, 28]), r"ids\[1\] = 28 is outside \[0, 28\)"),
         (lambda: evaluate(tiny(), TEXT, length=1), "length = 1 leaves a window nothing to predict"),
@@ -280,6 +306,11 @@ def test_a_stored_result_says_what_produced_it(monkeypatch: pytest.MonkeyPatch, 
 def test_a_bad_argument_is_refused_in_one_sentence(call, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_generation_wants_numpys_generator() -> None:
+    with pytest.raises(TypeError, match=r"rng should be a numpy\.random\.Generator, not Generator"):
+        tiny().generate([1], 1, rng=torch.Generator())
 
 
 def test_a_text_of_fractions_is_refused() -> None:

@@ -41,9 +41,9 @@ def test_the_split_shares_no_paragraph_and_loses_none() -> None:
     assert 0.1 < repeated < 0.3, "a fifth of the text is repetition"
 
 
-@pytest.mark.parametrize("held_out", [0, 1, -0.1])
+@pytest.mark.parametrize("held_out", [0, 1, -0.1, 0.001])
 def test_a_split_needs_two_parts(held_out: float) -> None:
-    with pytest.raises(ValueError, match=r"held_out = .* should lie between 0 and 1"):
+    with pytest.raises(ValueError, match=r"held_out = .* should lie between 0\.01 and 0\.99"):
         split_text(TEXT, held_out=held_out)
 
 
@@ -54,6 +54,12 @@ def test_a_text_too_short_to_hold_anything_out_says_so() -> None:
         ValueError, match=r"the text has 90 different paragraphs; held_out = 0\.1 leaves one part without"
     ):
         split_text(text)
+
+
+def test_blank_lines_may_hold_spaces_and_nothing_is_no_paragraph() -> None:
+    paragraphs = [str(n) for n in range(95)]
+    want = split_text("\n\n".join(paragraphs))
+    assert split_text("\n \t\n".join(paragraphs)) == split_text("\n\n\n\n".join(paragraphs)) == want
 
 
 def test_a_repeated_paragraph_stands_where_it_was_last() -> None:
