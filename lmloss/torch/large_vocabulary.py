@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
@@ -448,7 +447,7 @@ def _as_counts(counts: object) -> Tensor:
     """Return counts as a tensor; numbers that are in none become one on the CPU, wide enough."""
     if isinstance(counts, Tensor):
         return counts.detach()
-    numbers: Any = counts.tolist() if isinstance(counts, np.ndarray) else counts  # whatever its strides and bytes
+    numbers: Any = counts.tolist() if hasattr(counts, "tolist") else counts  # of an array, whatever its strides
     try:
         wide = torch.as_tensor(numbers, dtype=torch.float64, device="cpu")
     except (TypeError, ValueError, RuntimeError, OverflowError):
