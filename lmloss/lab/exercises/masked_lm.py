@@ -48,7 +48,8 @@ def mlm_labels(answer: object) -> str | None:
         (0.1969, "both rows"),
         (0.9612, "opposite"),
         (0.15, "one token"),
-        (0.0471, "expected number"),
+        (0.0498, "expected number"),
+        (0.04, "three decimals"),
         (3.9, "percent"),
     ],
 )
@@ -63,10 +64,12 @@ def mlm_none(answer: object) -> str | None:
         return "That is the opposite event: at least one label."
     if close(value, 0.15, 1e-6) or close(value, 0.85, 1e-6):
         return "That is about one token. All twenty must go unselected."
-    if close(value, np.exp(-3), 0.004):
+    if close(value, np.exp(-3), 0.0006):
         return "That is exp(-3), from the expected number of labels; 20 tokens are too few for this approximation."
     if close(value, 3.9, 0.06):
         return "That is in percent; give the probability itself."
+    if close(value, 0.04, 1e-9):
+        return "The right way, it seems, but rounded too far: give three decimals."
     return "Each token is left alone with probability 0.85, independently of the others. All twenty must be."
 
 
@@ -78,6 +81,8 @@ def mlm_none(answer: object) -> str | None:
         (0.5, "forgets the context"),
         (0.833, "draw the word itself"),
         (0.158, "other words"),
+        (0.997, "is selected"),
+        (0.84, "three decimals"),
         (1.0, "certain"),
     ],
 )
@@ -99,7 +104,15 @@ def mlm_shown(answer: object) -> str | None:
         return "That is what remains for all the other words."
     if close(value, 1.0, 1e-9):
         return "It is not certain: one word in ten of those selected is a random one."
-    return "Weight each word v by p(v | context) times (s / U, and in addition k if v is the word shown); normalise."
+    everywhere = 0.05 * (0.85 + 0.015 + 0.15 * 0.001)
+    if close(value, everywhere / (everywhere + 0.15 * rivals), 0.0012):
+        return "That counts unselected positions too. This position is selected: the loss looks at no other."
+    if close(value, 0.84, 1e-9):
+        return "The right way, it seems, but rounded too far: give three decimals."
+    return (
+        "Weight each word v by p(v | context) times the probability of seeing zoo if v is the truth: 0.1 / 100, "
+        "and 0.1 more if v is zoo. Normalise."
+    )
 
 
 @exercise(
@@ -112,6 +125,8 @@ def mlm_shown(answer: object) -> str | None:
         (0.017, "rate of 15"),
         (5.9, "percent"),
         (0.118, "kept words are true"),
+        (0.5, "unselected"),
+        (0.06, "three decimals"),
     ],
 )
 def mlm_lies(answer: object) -> str | None:
@@ -131,6 +146,12 @@ def mlm_lies(answer: object) -> str | None:
         return "That is in percent; give the share itself."
     if close(value, 0.08 / 0.68, 0.0006):
         return "The kept words are true; only the random ones are false."
+    if close(value, 0.5, 1e-6):
+        return (
+            "That is the share among the selected words that show a word. The model sees the unselected ones as well."
+        )
+    if close(value, 0.06, 1e-9):
+        return "The right way, it seems, but rounded too far: give three decimals."
     return "Divide the share of random words, 0.4 x 0.1, by the share of words that are not hidden, 1 - 0.4 x 0.8."
 
 
@@ -141,6 +162,7 @@ def mlm_lies(answer: object) -> str | None:
         (8, "without the other"),
         (2.83, "chain rule"),
         (0, "exponential"),
+        (2.08, "entropy"),
         (4, "how large is the choice"),
     ],
 )
@@ -155,6 +177,8 @@ def mlm_echo(answer: object) -> str | None:
         return "That is what the chain rule gives. The pseudo-likelihood hides one word at a time and shows the other."
     if close(value, 0, 1e-9):
         return "That is the loss per word; perplexity is its exponential."
+    if close(value, np.log(8), 0.006) or close(value, np.log(8) / 2, 0.006):
+        return "That is an entropy of the language, in nats. Hide one word at a time, with the other in view."
     return "Hide one word and look at the other: how large is the choice that remains?"
 
 
@@ -195,6 +219,24 @@ def _wrong_hides_for_good(model: Model, ids: Array, mask_id: int, special_ids: I
     return float(total)
 
 
+def _wrong_shifted(model: Model, ids: Array, mask_id: int, special_ids: Iterable[int]) -> float:
+    ids, total = np.asarray(ids), 0.0
+    for t in np.flatnonzero(~np.isin(ids, list(special_ids))):
+        seen = ids.copy()
+        seen[t] = mask_id
+        total += model(seen)[t - 1, ids[t]]
+    return float(total)
+
+
+def _wrong_scores_the_mask(model: Model, ids: Array, mask_id: int, special_ids: Iterable[int]) -> float:
+    ids, total = np.asarray(ids), 0.0
+    for t in np.flatnonzero(~np.isin(ids, list(special_ids))):
+        seen = ids.copy()
+        seen[t] = mask_id
+        total += model(seen)[t, mask_id]
+    return float(total)
+
+
 def _wrong_mean(model: Model, ids: Array, mask_id: int, special_ids: Iterable[int]) -> float:
     return pseudo_log_likelihood(model, ids, mask_id, special_ids) / int(np.sum(~np.isin(ids, list(special_ids))))
 
@@ -229,15 +271,17 @@ def _reader_model(seen: npt.ArrayLike) -> Array:
         (_wrong_scores_specials, "special"),
         (_wrong_hides_for_good, "put back"),
         (_wrong_mean, "sum"),
+        (_wrong_shifted, "shifted"),
+        (_wrong_scores_the_mask, "true id"),
     ],
 )
 def mlm_pll(answer: object) -> str | None:
     """A function of (model, ids, mask_id, special_ids) that returns the pseudo-log-likelihood, a sum in nats."""
-    for ids in ([0, 3, 4, 5, 3, 1, 2, 2], [0, 6, 1], [0, 1, 2]):
+    for ids in ([0, 3, 4, 5, 3, 1, 2, 2], [0, 6, 1], [5, 1, 4, 8, 7, 0, 6], [0, 1, 2]):
         settings: Any = (_reader_model, np.array(ids), 8, (0, 1, 2, 8))
         value = number(call(answer, *settings), "What your function returns")
         right = pseudo_log_likelihood(*settings)
-        if close(value, right, 1e-9):
+        if close(value, right, 1e-5):  # a sum in float32 is right, too
             continue
         mistakes = {
             _wrong_leaves_it_visible: "The token is visible while you score it: the model may copy it. Hide it first.",
@@ -246,6 +290,8 @@ def mlm_pll(answer: object) -> str | None:
             _wrong_scores_specials: "You score special tokens too; they are never masked, so they have no score.",
             _wrong_hides_for_good: "A token that was scored stays hidden. It must be put back before the next one.",
             _wrong_mean: "That is the mean over the tokens; the pseudo-log-likelihood is their sum.",
+            _wrong_shifted: "You read the row before. Nothing is shifted here: row t speaks about token t.",
+            _wrong_scores_the_mask: "That is the probability of the mask itself. Look up the true id.",
         }
         for wrong, hint in mistakes.items():
             if np.any(~np.isin(ids, [0, 1, 2])) and close(value, wrong(*settings), 1e-9):
@@ -314,6 +360,53 @@ def _wrong_one_word_for_all(ids: Array, rng: np.random.Generator) -> Corrupted:
     return seen, np.where(selected, ids, -100)
 
 
+def _wrong_leaves_out_the_last(ids: Array, rng: np.random.Generator) -> Corrupted:
+    seen, labels = corrupt(ids, rng)
+    drawn = (labels != -100) & (seen != ids) & (seen != 3)
+    seen[drawn] = rng.integers(4, 49, size=drawn.sum())
+    return seen, labels
+
+
+def _wrong_words_of_the_batch(ids: Array, rng: np.random.Generator) -> Corrupted:
+    seen, labels = corrupt(ids, rng)
+    drawn = (labels != -100) & (seen != ids) & (seen != 3)
+    seen[drawn] = rng.choice(ids[ids > 3], size=drawn.sum())
+    return seen, labels
+
+
+def _wrong_clips(ids: Array, rng: np.random.Generator) -> Corrupted:
+    seen, labels = corrupt(ids, rng)
+    drawn = (labels != -100) & (seen != ids) & (seen != 3)
+    seen[drawn] = np.maximum(4, rng.integers(0, 50, size=drawn.sum()))
+    return seen, labels
+
+
+def _wrong_same_for_every_row(ids: Array, rng: np.random.Generator) -> Corrupted:
+    selected = (rng.permutation(ids.shape[1]) < 0.15 * ids.shape[1]) & (ids > 3)
+    fate = rng.random(ids.shape)
+    seen = np.where(selected & (fate < 0.8), 3, ids)
+    drawn = selected & (fate >= 0.8) & (fate < 0.9)
+    seen[drawn] = rng.integers(4, 50, size=drawn.sum())
+    return seen, np.where(selected, ids, -100)
+
+
+def _wrong_one_fate_for_a_row(ids: Array, rng: np.random.Generator) -> Corrupted:
+    selected = (rng.random(ids.shape) < 0.15) & (ids > 3)
+    fate = np.broadcast_to(rng.permutation(len(ids))[:, None] / len(ids), ids.shape)
+    seen = np.where(selected & (fate < 0.8), 3, ids)
+    drawn = selected & (fate >= 0.8) & (fate < 0.9)
+    seen[drawn] = rng.integers(4, 50, size=drawn.sum())
+    return seen, np.where(selected, ids, -100)
+
+
+def _wrong_rng_of_its_own(ids: Array, rng: np.random.Generator) -> Corrupted:
+    return corrupt(ids, np.random.default_rng())
+
+
+def _wrong_seed_of_its_own(ids: Array, rng: np.random.Generator) -> Corrupted:
+    return corrupt(ids, np.random.default_rng(0))
+
+
 @exercise(
     solution=corrupt,
     because="15 % of the ordinary tokens, 80/10/10 of those, labels for all three kinds and -100 for the rest.",
@@ -324,12 +417,19 @@ def _wrong_one_word_for_all(ids: Array, rng: np.random.Generator) -> Corrupted:
         (_wrong_labels_masks_only, "kept"),
         (_wrong_labels_everywhere, "-100"),
         (_wrong_one_word_for_all, "each"),
+        (_wrong_leaves_out_the_last, "never drawn"),
+        (_wrong_words_of_the_batch, "never drawn"),
+        (_wrong_clips, "more often"),
+        (_wrong_same_for_every_row, "independently"),
+        (_wrong_one_fate_for_a_row, "independently"),
+        (_wrong_rng_of_its_own, "comes in"),
+        (_wrong_seed_of_its_own, "comes in"),
     ],
 )
 def mlm_corrupt(answer: object) -> str | None:
     """A function of (ids, rng) that returns (seen, labels), corrupted as BERT does."""
     rng = np.random.default_rng(0)
-    ids = rng.integers(4, _SIZE, size=(400, 100))
+    ids = rng.integers(4, _SIZE - 4, size=(2_000, 100))  # the last four ids are rare words: none in this batch
     ids[:, 0], ids[:, 70], ids[:, 71:] = 1, 2, 0
     result = call(answer, ids, np.random.default_rng(1))
     if not isinstance(result, tuple | list) or len(result) != 2:
@@ -354,15 +454,27 @@ def mlm_corrupt(answer: object) -> str | None:
     share = {"selected": has_label.sum() / n, "masked": (seen == _MASK).sum() / n, "random": drawn.sum() / n}
     if close(share["selected"], share["masked"] + share["random"], 1e-9):
         return "No selected token was kept as it is, or those kept have no label: the 10 % kept are scored too."
-    if not close(share["selected"], 0.15, 0.012):
+    for what, fate in (("is selected", has_label[:, 1:70]), ("becomes a mask", (seen == _MASK)[:, 1:70])):
+        mean = fate.mean()
+        for axis, most in ((0, 2.5), (1, 1.5)):  # a fixed number in each row is fine; all or none is not
+            if fate.sum(axis=axis).var() > most * fate.shape[axis] * mean * (1 - mean):
+                return f"Whole rows or columns share the draw of what {what}. Draw independently for each position."
+    if not close(share["selected"], 0.15, 0.006):
         return f"{share['selected']:.1%} of the ordinary tokens were selected; wanted are 15 %."
-    if not close(share["masked"] / share["selected"], 0.8, 0.03):
+    if not close(share["masked"] / share["selected"], 0.8, 0.016):
         return f"{share['masked'] / share['selected']:.0%} of the selected tokens became the mask; wanted are 80 %."
-    if not close(share["random"] / share["selected"], 0.1 * 45 / 46, 0.022):
+    if not close(share["random"] / share["selected"], 0.1 * 45 / 46, 0.012):
         return f"{share['random'] / share['selected']:.1%} became random words; wanted is a tenth of the selected."
-    if len(np.unique(seen[drawn])) < 30:
-        return "All random words are the same one. Draw one for each position."
-    again, _ = call(answer, ids, np.random.default_rng(2))
-    if np.array_equal(array(again, "seen", ids.shape), seen):
+    times = np.bincount(seen[drawn].astype(int), minlength=_SIZE)[4:]
+    if np.count_nonzero(times) < 30:
+        return "The random words are all the same one, or few. Draw one for each position."
+    if np.any(times == 0):
+        return f"Id {4 + int(np.argmin(times))} was never drawn as a random word. Draw from all ordinary ids, 4 to 49."
+    if times.max() > 2 * times.mean():
+        return f"Id {4 + int(np.argmax(times))} was drawn much more often than the others. Random words are uniform."
+    same, other = (call(answer, ids, np.random.default_rng(seed)) for seed in (1, 2))
+    if np.array_equal(other[0], seen):
         return "Another rng gave the same masks: draw everything from the rng that comes in."
+    if not np.array_equal(same[0], seen):
+        return "The same rng gave other masks: draw everything from the rng that comes in, and from no other."
     return None
