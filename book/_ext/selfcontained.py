@@ -20,6 +20,7 @@ from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.config import Config
+from sphinx.pycode import ModuleAnalyzer
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 from sphinxcontrib import katex
@@ -31,7 +32,7 @@ LOADING_RELS = {"stylesheet", "preload", "modulepreload", "prefetch", "preconnec
 ICON_SCRIPT = re.compile(r"\s*<script[^>]*fontawesome\.js[^>]*></script>")
 BROKEN_FORMULA = re.compile(r'katex-error"[^>]*?title="([^"]*)"|mathcolor="#cc0000"[^>]*><mtext>([^<]*)')
 PUNCTUATION = (",", ".", ";", ":", "?", "!", ")", "’")
-WORD_JOINER = "\u2060"
+ONE_LINE = 40  # letters of TeX
 DESCRIPTION_LENGTH = 155
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,8 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("public-names", PublicNames)
     app.connect("config-inited", set_theme)
     app.connect("source-read", write_addresses)
+    app.connect("autodoc-process-docstring", document_data)
+    app.connect("autodoc-skip-member", skip_fields)
     app.connect("doctree-resolved", drop_thebe, priority=900)
     app.connect("doctree-resolved", lift_displays)
     app.connect("doctree-resolved", tie_punctuation)
@@ -136,11 +139,16 @@ def lift_displays(app: Sphinx, doctree: nodes.document, docname: str) -> None:
 
 
 def tie_punctuation(app: Sphinx, doctree: nodes.document, docname: str) -> None:
-    """Keep a comma or a full stop on the line of the formula that it follows."""
+    """Keep a comma or a full stop on the line of the formula that it follows, if the formula is one for a line."""
     for math in list(doctree.findall(nodes.math)):
         after = math.next_node(descend=False, siblings=True)
-        if isinstance(after, nodes.Text) and after.startswith(PUNCTUATION):
-            after.parent.replace(after, nodes.Text(WORD_JOINER + after))
+        if isinstance(after, nodes.Text) and after.startswith(PUNCTUATION) and len(math.astext()) <= ONE_LINE:
+            rest = after.lstrip("".join(PUNCTUATION))
+            marks = nodes.Text(after[: len(after) - len(rest)])
+            math.parent.replace(after, nodes.Text(rest))
+            tied = nodes.inline("", "", classes=["tied"])
+            math.parent.replace(math, tied)
+            tied += [math, marks]
 
 
 def trim_page(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
@@ -261,6 +269,18 @@ class LoadedFiles(HTMLParser):
             self.addresses += loaded_by_css(data)
 
 
+def document_data(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Give a constant the words below it in the module that defines it; its type's own would say nothing."""
+    if what == "data" and name in PublicNames.constants:
+        module, last = PublicNames.constants[name]
+        lines[:] = ModuleAnalyzer.for_module(module).find_attr_docs().get(("", last), [])
+
+
+def skip_fields(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
+    """Leave out the fields of a named tuple, which its docstring explains."""
+    return True if str(getattr(obj, "__doc__", "")).startswith("Alias for field number") else None
+
+
 class PublicNames(SphinxDirective):
     """Document what a package makes public out of one of its modules, under the package's own address.
 
@@ -270,6 +290,7 @@ class PublicNames(SphinxDirective):
     """
 
     required_arguments = 1
+    constants: ClassVar[dict[str, tuple[str, str]]] = {}
 
     def run(self) -> list[nodes.Node]:
         """Write the reStructuredText that autodoc reads."""
@@ -291,6 +312,8 @@ class PublicNames(SphinxDirective):
         lines += [f"   {name}" for name in names]
         for name, value in names.items():
             kind = "class" if isinstance(value, type) else "function" if callable(value) else "data"
+            if kind == "data":
+                self.constants[f"{address}.{name}"] = self.arguments[0], name
             lines += ["", f".. auto{kind}:: {address}.{name}"]
             lines += ["   :members:"] if kind == "class" else ["   :no-value:"] if kind == "data" else []
         lines.append("```")

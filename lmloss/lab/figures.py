@@ -19,10 +19,10 @@ from matplotlib.lines import Line2D
 __all__ = ["GRADIENT", "LOSS", "MODEL", "NEUTRAL", "TRUTH", "bars", "curve", "level", "style"]
 
 TRUTH = "#0072B2"
-"""The colour of the truth: data, targets, the distribution p."""
+"""The truth's colour, that of data, targets and the distribution p."""
 
 MODEL = "#D55E00"
-"""The colour of the model: predictions, the distribution q."""
+"""The model's colour, that of predictions and the distribution q."""
 
 LOSS = "#B8578F"
 """The colour of the loss."""
