@@ -51,7 +51,7 @@ class RowLoss:
 
     def value(self) -> Tensor:
         """Return the loss."""
-        alive = self.average.weights != 0
+        alive = self.average.alive
         if traced():  # an unrolled loop is a compiler's worst input, and no transform sees into one
             losses = _plain(self.kernel, self.logits, alive, self.shared, self.rows)
         else:

@@ -93,4 +93,4 @@ def read_tokens(
     )
     divisor = None if denominator is None else as_denominator(denominator, logits, None)
     average = Average(weights, weights, reduction, divisor)
-    return torch.where(weights[..., None] != 0, hidden, 0).to(dtype), y, average
+    return torch.where(average.alive[..., None], hidden, 0).to(dtype), y, average

@@ -187,7 +187,7 @@ class AdaptiveSoftmax(nn.Module):
             h, targets, self.vocab_size, loss_dtype(torch.promote_types(h.dtype, self.head.weight.dtype)),
             ignore_index=ignore_index, token_weight=token_weight, reduction=reduction, denominator=denominator,
         )  # fmt: skip
-        counted = average.weights != 0
+        counted = average.alive
         return average.value(adaptive_losses(h, self.head.weight, self.tails, self.cutoffs, y, counted))
 
     def log_prob(self, hidden: Tensor) -> Tensor:

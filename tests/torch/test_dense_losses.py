@@ -361,6 +361,16 @@ def test_a_broken_row_of_the_teacher_breaks_the_row_unless_nothing_is_learned_fr
     assert np.isfinite(gradient).all()
 
 
+@every_loss
+@pytest.mark.parametrize("filling", [NAN, INF])
+def test_nothing_to_divide_by_is_nothing_to_pay_whatever_stands_in_a_row(case, filling):
+    logits, _, loss = batch(case)
+    logits[0, 1] = filling
+    for way, (value, gradient) in every_way(lambda z: loss(z, denominator=0.0), logits).items():
+        assert value == 0, way
+        assert not gradient.any(), way
+
+
 def test_every_loss_on_logits_is_held_to_these_promises():
     described = {name for name in ln.__all__ if hasattr(getattr(ln, name), "describe")}
     assert described == {case[0] for case in LOSSES.values()}
