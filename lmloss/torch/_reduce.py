@@ -24,24 +24,25 @@ class Average:
     @property
     def alive(self) -> Tensor:
         """Which tokens reach the result: those that have a weight, where there is something to divide by."""
-        alive = self.weights != 0
-        if self.reduction == "mean":
-            return alive & (self._divisor() > 0)
-        return alive & (self.counts.sum(-1, keepdim=True) > 0) if self.reduction == "sequence" else alive
+        alive, divisor = self.weights != 0, self._divisor()
+        if divisor is None:
+            return alive
+        return alive & ((divisor[..., None] if self.reduction == "sequence" else divisor) > 0)
 
     def value(self, losses: Tensor) -> Tensor:
         """Weigh and reduce the tokens' losses; what does not count passes no gradient, not even that of a NaN."""
         weighted = torch.where(self.alive, losses * self.weights, 0)
         if self.reduction == "none":
             return weighted if self.positions is None else weighted[..., : self.positions]
-        if self.reduction == "sequence":
-            return _ratio(weighted.sum(-1), self.counts.sum(-1))
-        if self.reduction == "mean":
-            return _ratio(weighted.sum(), self._divisor())
-        return weighted.sum()
+        total, divisor = weighted.sum(-1) if self.reduction == "sequence" else weighted.sum(), self._divisor()
+        return total if divisor is None else _ratio(total, divisor)
 
-    def _divisor(self) -> Tensor:
-        return self.counts.sum() if self.denominator is None else self.denominator
+    def _divisor(self) -> Tensor | None:
+        if self.reduction == "sequence":
+            return self.counts.sum(-1)
+        if self.reduction == "mean":
+            return self.counts.sum() if self.denominator is None else self.denominator
+        return None
 
 
 def _ratio(total: Tensor, divisor: Tensor) -> Tensor:
