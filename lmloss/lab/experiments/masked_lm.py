@@ -152,24 +152,27 @@ def with_blanks(ids: Tensor, mask_token_id: int, *, seed: int, mask_prob: float 
     return seen, labels
 
 
+def _read_middle(model: SmallTransformer, windows: Tensor, shown: Tensor | int) -> Tensor:
+    """Return the logits at the middle of windows that show there a word of their own, or one for all."""
+    middle = windows.shape[1] // 2
+    seen = windows.clone()
+    seen[:, middle] = shown
+    model.eval()
+    logits: Tensor = model(seen)
+    return logits[:, middle]
+
+
 @torch.no_grad()
 def middle_losses(model: SmallTransformer, windows: Tensor, *, seed: int = 0) -> dict[str, float]:
     """Return the mean loss of the middle word shown as a mask, as itself, and as a random other word."""
-    middle, size = windows.shape[1] // 2, model.vocab_size - 1
-    model.eval()
-    truth = windows[:, middle]
+    truth, size = windows[:, windows.shape[1] // 2], model.vocab_size - 1
     rng = torch.Generator().manual_seed(seed)
     shown = {
         "blank": torch.full_like(truth, size),
         "kept": truth,
         "replaced": (truth + torch.randint(1, size, truth.shape, generator=rng).to(truth.device)) % size,
     }
-    losses = {}
-    for name, words in shown.items():
-        seen = windows.clone()
-        seen[:, middle] = words
-        losses[name] = float(lt.cross_entropy(model(seen)[:, middle], truth))
-    return losses
+    return {name: float(lt.cross_entropy(_read_middle(model, windows, words), truth)) for name, words in shown.items()}
 
 
 @torch.no_grad()
@@ -257,11 +260,7 @@ def windows_around(
 
 @torch.no_grad()
 def _answers(model: SmallTransformer, windows: Tensor, shown: int) -> list[float]:
-    middle = windows.shape[1] // 2
-    seen = windows.clone()
-    seen[:, middle] = shown
-    model.eval()
-    probs = torch.softmax(model(seen)[:, middle, :-1].double(), dim=-1)
+    probs = torch.softmax(_read_middle(model, windows, shown)[:, :-1].double(), dim=-1)
     return [round(value, 4) for value in probs.mean(dim=0).tolist()]
 
 
